@@ -1,0 +1,35 @@
+# Everything starts here: `make reproduce`, `make test`, `make lab`. Each sets up .venv first if that has not been done.
+BIN := .venv/bin
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
+	$$p -c '$(SUITABLE)' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: setup reproduce test lab lock clean
+
+reproduce: setup  ## the main job on the built-in phantom; ends with outputs/report/index.html
+	$(BIN)/python -m pneumo_nb reproduce
+
+test: setup  ## every check: style, unit tests, the whole road, the notebooks against their stored outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+
+lab: setup  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:  ## pin again after a change of dependencies; needs uv
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --no-header --no-annotate \
+		--generate-hashes --quiet --output-file requirements.lock
+
+clean:  ## remove what the project made, but not the environment; data/raw holds only phantoms
+	rm -rf data/raw data/prepared outputs/runs outputs/executed outputs/report

@@ -1,0 +1,81 @@
+"""The command line: `python -m pneumo_nb prepare ...` and `python -m pneumo_nb reproduce ...`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 if all that was asked for was done, 2 if it was refused, 1 if it failed, 130 if stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"pneumo_nb: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pneumo_nb: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pneumo_nb", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    prepare = commands.add_parser("prepare", help="a folder of radiographs -> a prepared dataset")
+    prepare.add_argument("source", type=Path, help="folder of DICOM, JPG or PNG files")
+    prepare.add_argument("--labels", type=Path, help="CSV with the columns file,label[,patient_id,stage,split,...]")
+    prepare.add_argument("--name", required=True, help="of the prepared dataset: letters, digits, - and _")
+    prepare.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any preparing setting")
+    prepare.add_argument("--workers", type=int, help="processes; all cores by default")
+    prepare.set_defaults(command=_prepare)
+
+    reproduce = commands.add_parser("reproduce", help="run the notebooks and write outputs/report")
+    reproduce.add_argument("--dataset", help="a prepared dataset; the phantom by default")
+    reproduce.add_argument("--params", type=Path, help="YAML file of notebook parameters")
+    reproduce.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
+    reproduce.add_argument("--only", default="", help="numbers of notebooks, such as 02,08")
+    reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2")
+    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    reproduce.set_defaults(command=_reproduce)
+    return parser
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from pneumo_nb import prepare
+    from pneumo_nb.settings import PrepareSettings
+
+    pairs = dict(_pair(text) for text in options.set)
+    settings = PrepareSettings.of(**pairs)
+    prepare.prepare(options.source, options.labels, options.name, settings, workers=options.workers)
+    _, dataset = prepare.read_dataset(options.name)
+    print(prepare.summary(dataset))
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from pneumo_nb import reproduce
+
+    given: dict[str, Any] = dict(options.p)
+    named = {"DATASET": options.dataset, "SEEDS": options.seeds, "DEVICE": options.device}
+    given |= {name: value for name, value in named.items() if value is not None}
+    values = reproduce.parameters(options.params, given)
+    try:
+        first = reproduce.reproduce(values, [number for number in options.only.split(",") if number])
+    except reproduce.Failed as failure:
+        print(f"pneumo_nb: {failure}", file=sys.stderr)
+        return 1
+    print(f"report: {first}")
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: FIELD=VALUE is right")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

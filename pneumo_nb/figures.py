@@ -1,0 +1,117 @@
+"""Every plot of the notebooks: plain data in, a matplotlib Figure out."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette("colorblind")
+PAPER_COLOUR = PALETTE[3]
+METRICS = ("accuracy", "precision", "recall", "f1")
+
+
+def radiograph(axes, image: np.ndarray, title: str = "") -> None:
+    """Draw one (height, width) radiograph, black to white over its own range of bits."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def figure_1(before: np.ndarray, after: np.ndarray) -> Figure:
+    """Figure 1: image and histogram, (a, b) before and (c, d) after histogram equalisation."""
+    figure, panels = plt.subplots(2, 2, figsize=(8, 6.5), layout="constrained", width_ratios=(1, 1.4))
+    for row, (image, name, letters) in enumerate(((before, "original", "ab"), (after, "transformed", "cd"))):
+        radiograph(panels[row, 0], image, f"({letters[0]}) {name} image")
+        panels[row, 1].hist(image.ravel(), bins=128, range=(0, np.iinfo(image.dtype).max), color=PALETTE[0])
+        panels[row, 1].set(title=f"({letters[1]}) {name} histogram", xlabel="grey level", ylabel="pixels")
+    return figure
+
+
+def figure_2(steps: Sequence[tuple[str, str]]) -> Figure:
+    """Figure 2: the preparation as a row of boxes, each a step and what it left, joined by arrows."""
+    figure, axes = plt.subplots(figsize=(2.0 * len(steps), 1.7), layout="constrained")
+    axes.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-1, 1))
+    axes.axis("off")
+    for place, (step, left) in enumerate(steps):
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "#eef3f7", "edgecolor": PALETTE[0]}
+        axes.text(place, 0, f"{step}\n\n{left}", ha="center", va="center", fontsize=9, bbox=box)
+        if place:
+            arrow = {"arrowstyle": "->", "color": PALETTE[0], "linewidth": 1.5}
+            axes.annotate("", (place - 0.36, 0), (place - 0.64, 0), arrowprops=arrow)
+    return figure
+
+
+def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
+    """Radiographs side by side, each with its title."""
+    rows = max(1, -(-len(images) // columns))
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(1.7 * columns, 2.0 * rows), layout="constrained", squeeze=False
+    )
+    for panel in panels.flat:
+        panel.axis("off")
+    for panel, image, title in zip(panels.flat, images, titles, strict=False):
+        radiograph(panel, image, title)
+    return figure
+
+
+def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
+    """Figure 7: the training process, two panels for each entry: loss and accuracy; precision, recall and F1 score.
+
+    `histories` maps a heading ("n = 1") to the histories of all seeds; every seed is a thin line, the median a thick
+    one. Testing is drawn solid, training dashed.
+    """
+    figure, panels = plt.subplots(
+        len(histories), 2, figsize=(10, 3.3 * len(histories)), layout="constrained", squeeze=False
+    )
+    letters = iter("abcdefgh")
+    for row, (heading, seeds) in zip(panels, histories.items(), strict=True):
+        for panel, names in zip(row, (("loss", "accuracy"), ("precision", "recall", "f1")), strict=True):
+            for colour, name in zip(PALETTE, names, strict=False):
+                for split, style in (("test", "-"), ("train", "--")):
+                    if split == "train" and name in METRICS[1:]:
+                        continue
+                    curves = pd.concat([seed.set_index("epoch")[f"{split}_{name}"] for seed in seeds], axis=1)
+                    panel.plot(curves, style, color=colour, linewidth=0.6, alpha=0.5)
+                    label = f"{'testing' if split == 'test' else 'training'} {name}"
+                    panel.plot(curves.median(axis=1), style, color=colour, linewidth=2, label=label)
+            panel.set(title=f"({next(letters)}) {heading}: {', '.join(names)}", xlabel="epoch", ylim=(0, None))
+            panel.legend(fontsize=8)
+    return figure
+
+
+def beside_the_paper(rows: pd.DataFrame) -> Figure:
+    """A panel for each metric: the paper's value and every seed's of this run, with Wilson's 95 % intervals.
+
+    `rows` has the columns source ("paper" or "run"), column, and for each metric its value, `<metric>_low` and
+    `<metric>_high` (NaN where undefined; F1 has no Wilson interval).
+    """
+    columns = list(dict.fromkeys(rows["column"]))
+    figure, panels = plt.subplots(1, 4, figsize=(11, 0.9 + 0.5 * len(rows) ** 0.9), layout="constrained", sharey=True)
+    ordered = rows.sort_values(["column", "source"], key=lambda s: s.map(columns.index) if s.name == "column" else s)
+    names = [
+        f"{row.column}, {'paper' if row.source == 'paper' else f'seed {row.seed:.0f}'}" for row in ordered.itertuples()
+    ]
+    for panel, metric in zip(panels, METRICS, strict=True):
+        for height, row in enumerate(ordered.to_dict("records")):
+            colour = PAPER_COLOUR if row["source"] == "paper" else PALETTE[0]
+            if f"{metric}_low" in row:
+                panel.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour)
+            panel.plot(row[metric], height, "o", color=colour)
+        panel.set(title={"f1": "F1 score"}.get(metric, metric), xlim=(-0.02, 1.02))
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    return figure
+
+
+def effective_weights(readings: pd.DataFrame) -> Figure:
+    """For each reading of Eq. 7 the effective weight of a positive against a negative: columns reading, ratio."""
+    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.35 * len(readings)), layout="constrained")
+    sns.barplot(readings, x="ratio", y="reading", color=PALETTE[0], ax=axes)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.bar_label(axes.containers[0], fmt="%.2f", padding=3)
+    axes.set(xlabel="effective weight of a positive : a negative", ylabel="")
+    return figure

@@ -1,0 +1,114 @@
+"""papermill over the notebooks in their order; then the pages and tables of outputs/report/."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from tqdm.auto import tqdm
+from traitlets.config import Config
+
+from pneumo_nb import pages, paths, runs, settings
+
+
+# a socket file that only this user can open, instead of a TCP port that everyone on the machine can
+LOCAL_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
+
+
+class Failed(RuntimeError):
+    """A notebook stopped; the message names it and its cell."""
+
+
+def notebooks(only: Sequence[str] = ()) -> list[Path]:
+    """The numbered notebooks in order, or those whose number is in `only` ("02"); a ValueError names a wrong one."""
+    found = {path.name[:2]: path for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))}
+    wrong = [number for number in only if number not in found]
+    if wrong:
+        raise ValueError(f"there is no notebook {', '.join(wrong)}; there is {', '.join(found)}")
+    return [path for number, path in found.items() if not only or number in only]
+
+
+def parameters(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a YAML file, overruled by those given one by one; a ValueError says what is wrong with the file."""
+    if file is None:
+        return dict(given)
+    if not file.is_file():
+        raise ValueError(f"there is no parameter file {file}")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError(f"{file} is not YAML: one NAME: value a line is right") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no parameters: one NAME: value a line is right")
+    return content | given
+
+
+def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """For each notebook those of `values` that it knows.
+
+    A ValueError names a parameter that no chosen notebook has, or a value that is not valid, before anything runs.
+    """
+    known = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
+    everywhere = sorted(set().union(*known.values()))
+    wrong = [name for name in values if name not in everywhere]
+    if wrong:
+        raise ValueError(f"there is no parameter {', '.join(wrong)}; the parameters are {', '.join(everywhere)}")
+    for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings):
+        model.from_parameters(values)
+    if "SEEDS" in values:
+        settings.seeds(values["SEEDS"])
+    runs.device(values.get("DEVICE", "auto"))
+    name = values.get("DATASET", "phantom")
+    if not settings.is_phantom(name) and not (paths.prepared(name) / "dataset.json").is_file():
+        raise ValueError(f"there is no prepared dataset {name!r}: make it with python -m pneumo_nb prepare")
+    return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
+
+
+def reproduce(values: dict[str, Any], only: Sequence[str] = ()) -> Path:
+    """Execute the notebooks with these parameters and write the report; returns its first page.
+
+    What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
+    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure.
+    """
+    chosen = notebooks(only)
+    assigned = check(chosen, values)
+    folder = paths.executed() / str(values.get("DATASET", "phantom"))
+    entries, failures = [], []
+    for path in tqdm(chosen, desc="notebooks", unit="notebook"):
+        start = time.perf_counter()
+        failure = _execute(path, folder / path.name, assigned[path])
+        state = failure or f"done in {time.perf_counter() - start:.0f} s"
+        failures += [failure] if failure else []
+        entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
+    first = _report(folder, entries, values)
+    if failures:
+        raise Failed("; ".join(failures))
+    return first
+
+
+def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
+    """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed."""
+    with paths.whole(target) as beside:
+        try:
+            papermill.execute_notebook(str(source), str(beside), values, progress_bar=False, config=LOCAL_KERNEL)
+        except PapermillExecutionError as error:
+            return f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue.splitlines()[0]}"
+    return ""
+
+
+def _report(folder: Path, entries: list[dict[str, str]], values: dict[str, Any]) -> Path:
+    """Write a page for each executed notebook and the first page; tables.csv is written by the last notebook."""
+    links = [("contents", "index.html")] + [(entry["title"].split(" ")[0], entry["file"]) for entry in entries]
+    for entry in entries:
+        notebook = (folder / entry["file"]).with_suffix(".ipynb")
+        with paths.whole(paths.report() / entry["file"]) as file:
+            file.write_text(pages.page(notebook, links), encoding="utf-8")
+    facts = {"Dataset": str(values.get("DATASET", "phantom"))} | {
+        name: str(value) for name, value in values.items() if name != "DATASET"
+    }
+    with paths.whole(paths.report() / "index.html") as file:
+        file.write_text(pages.index(entries, facts), encoding="utf-8")
+    return paths.report() / "index.html"

@@ -1,0 +1,178 @@
+"""Settings -> key -> record: train a run once, load it ever after, and gather the records into tables."""
+
+import json
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from pneumo_nb import dataset, metrics, models, paper, paths, train
+from pneumo_nb.settings import TrainSettings, digest
+
+FORMAT = 1  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and on demand its history, predictions and network."""
+
+    key: str
+    record: dict
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings that it was trained with."""
+        return TrainSettings.of(**self.record["settings"])
+
+    @property
+    def counts(self) -> metrics.Counts:
+        """TP, FP, FN and TN on the testing set, at the epoch reported and the threshold used."""
+        return metrics.Counts(**self.record["test"])
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row for each epoch: loss, counts and metrics of training, validation and testing."""
+        return pd.read_csv(paths.runs(self.key) / "history.csv")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row for each radiograph: image_id, patient_id, split, label, probability of pneumoconiosis."""
+        return pd.read_csv(paths.runs(self.key) / "predictions.csv")
+
+    def network(self) -> torch.nn.Module:
+        """The trained network, on the CPU."""
+        settings = self.settings
+        net = models.build(settings.model, settings.channels, settings.norm_layer)
+        net.load_state_dict(load_file(paths.runs(self.key) / "weights.safetensors"))
+        return net.eval()
+
+
+def device(name: str = "auto") -> torch.device:
+    """`auto` is the GPU where there is one; a ValueError says so where the one asked for is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device = {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device = 'cuda', but torch finds no GPU here: choose auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def key(settings: TrainSettings, dataset_hash: str) -> str:
+    """The name of a run's folder: a hash of all that decides its numbers."""
+    return digest({"settings": settings.model_dump(), "dataset": dataset_hash, "format": FORMAT})[:16]
+
+
+def load(run_key: str) -> Run:
+    """The finished run of that key; a ValueError if there is none."""
+    record = paths.runs(run_key) / "record.json"
+    if not run_key or not record.is_file():
+        raise ValueError(f"there is no finished run {run_key!r} in outputs/runs")
+    return Run(run_key, json.loads(record.read_text()))
+
+
+def load_or_train(settings: TrainSettings, data: dataset.Dataset, on: torch.device, progress: bool = True) -> Run:
+    """The run with these settings on this dataset: loaded if it was trained before, else trained and stored.
+
+    Two processes that ask for one run train it once: the second waits for the first. A run that was interrupted goes
+    on from its last epoch.
+    """
+    run_key = key(settings, data.hash)
+    folder = paths.runs(run_key)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(paths.runs(f".{run_key}.lock")):  # the system frees it if its owner dies
+        if not (folder / "record.json").is_file():
+            checkpoint = folder / "checkpoint.pt"
+            trained = train.fit(settings, data, on, checkpoint, progress)
+            _store(folder, settings, data, trained, on)
+            checkpoint.unlink(missing_ok=True)
+    return load(run_key)
+
+
+def _store(folder: Path, settings, data, trained: train.Trained, on: torch.device) -> None:
+    """Write a run's files, the record last: a run without a record is not finished."""
+    predictions = data.manifest[["image_id", "patient_id", "split", "label"]].assign(probability=trained.probabilities)
+    on_test = predictions[predictions["split"] == "test"]
+    counts = metrics.Counts.of(on_test["label"].astype(int), on_test["probability"] >= trained.threshold)
+    images = settings.epochs * int((predictions["split"] == "train").sum())
+    record = {
+        "key": folder.name,
+        "format": FORMAT,
+        "settings": settings.model_dump(),
+        "dataset": {"name": data.name, "hash": data.hash, "images": len(predictions)},
+        "epoch_reported": trained.epoch_reported,
+        "threshold": trained.threshold,
+        "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
+        "test_auc": metrics.auc(on_test["label"].astype(int).tolist(), on_test["probability"].tolist()),
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
+        "seconds": round(trained.seconds, 3),
+        "images_per_second": round(images / trained.seconds, 3),
+        "peak_memory_mib": trained.peak_memory_mib,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
+    }
+    with paths.whole(folder / "history.csv") as file:
+        trained.history.to_csv(file, index=False)
+    with paths.whole(folder / "predictions.csv") as file:
+        predictions.to_csv(file, index=False)
+    with paths.whole(folder / "weights.safetensors") as file:
+        save_file({name: value.contiguous() for name, value in trained.weights.items()}, file)
+    with paths.whole(folder / "record.json") as file:
+        file.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def finished(dataset_hash: str) -> list[Run]:
+    """All finished runs on one prepared dataset, in the order of their keys."""
+    found = [load(path.parent.name) for path in sorted(paths.runs().glob("*/record.json"))]
+    return [run for run in found if run.record["dataset"]["hash"] == dataset_hash]
+
+
+def tables(dataset_hash: str) -> pd.DataFrame:
+    """Tables 2-6 with the paper's columns and every finished run on one dataset: one row for each, never averaged.
+
+    `source` is paper or run; `protocol` tells how a run departs from the paper's settings other than what its column
+    names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
+    """
+    rows = [
+        {"table": column.table, "column": f"{column.model}, {column.setting}", "source": "paper", "protocol": "paper"}
+        | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
+        for column in paper.TABLES
+    ]
+    for run in finished(dataset_hash):
+        about = {"source": "run", "protocol": protocol(run.settings), "seed": run.settings.seed, "key": run.key}
+        more = {name: run.record[name] for name in ("test_auc", "epoch_reported", "threshold", "device", "seconds")}
+        measured = about | more | _with_intervals(run.counts)
+        rows += [place | measured for place in _places(run.settings)]
+    frame = pd.DataFrame(rows)
+    frame["table"] = frame["table"].astype("Int64")
+    return frame.reindex(columns=list(dict.fromkeys(["table", "column", "source", "protocol", "seed", *frame.columns])))
+
+
+def protocol(settings: TrainSettings) -> str:
+    """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
+    named_elsewhere = {"seed", "model", "scale_factor"}
+    paper_settings, these = TrainSettings().model_dump(), settings.model_dump()
+    departs = [f"{name}={these[name]}" for name in these if these[name] != paper_settings[name]]
+    return ", ".join(text for text in departs if text.split("=")[0] not in named_elsewhere) or "paper"
+
+
+def _places(settings: TrainSettings) -> list[dict]:
+    """The columns of the paper's tables that these settings fill; without one, a row of no table."""
+    model, n = {"resnet34": "ResNet34"}[settings.model], settings.scale_factor
+    places = [
+        {"table": column.table, "column": f"{column.model}, {column.setting}"}
+        for column in paper.TABLES
+        if column.model == model and column.scale_factor == n
+    ]
+    return places or [{"table": None, "column": f"{model}, n = {n:g}"}]
+
+
+def _with_intervals(counts: metrics.Counts) -> dict[str, float]:
+    row = counts.row()
+    for name in ("accuracy", "precision", "recall", "specificity"):
+        row[f"{name}_low"], row[f"{name}_high"] = counts.interval(name)
+    return row

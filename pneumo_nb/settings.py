@@ -1,0 +1,141 @@
+"""The parameters of every stage as validated models. Everything that the paper leaves unsaid is a named field here.
+
+A default is the paper's value where it prints one, and the reading nearest to the paper where it does not; each field
+says which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Settings(BaseModel):
+    """Common ground: unknown names are refused, values are frozen and written with their defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, **values: Any) -> "Settings":
+        """Validate `values`; every wrong name or value is named in the one line of the ValueError."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ValueError("; ".join(_sentence(cls, problem) for problem in error.errors())) from None
+
+    @classmethod
+    def from_parameters(cls, namespace: dict[str, Any], **more: Any) -> "Settings":
+        """The settings that a notebook's `parameters` cell names in capitals (IMAGE_SIZE -> image_size), and `more`."""
+        named = {name.lower(): value for name, value in namespace.items() if name.isupper()}
+        return cls.of(**{name: value for name, value in named.items() if name in cls.model_fields} | more)
+
+    def digest(self) -> str:
+        """Hash of all values: equal settings, equal digest, on any machine."""
+        return digest(self.model_dump())
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of plain content (dicts, lists, numbers, text) in canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sentence(cls: type[BaseModel], problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"][:1])
+    if not problem["loc"]:  # a rule over several fields speaks for itself
+        return problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}; the settings are {', '.join(cls.model_fields)}"
+    return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def seeds(value: Any) -> tuple[int, ...]:
+    """Training seeds from a list, or from text such as "0,1,2"; a ValueError says what is wrong with others."""
+    parts = value.strip("[]() ").split(",") if isinstance(value, str) else list(value) if _listed(value) else [value]
+    try:
+        found = tuple(int(str(part)) for part in parts)
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ValueError(f"seeds = {value!r}: whole numbers from 0, each once, such as 0,1,2, are right")
+    return found
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def is_phantom(dataset: str) -> bool:
+    """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
+    return dataset == "phantom" or dataset.startswith("phantom-")
+
+
+class PhantomSettings(Settings):
+    """How many synthetic radiographs, and how large. The defaults are the smoke size; the paper's stand beside."""
+
+    patients: int = Field(150, ge=10, description="radiographs, one for each patient (Section 2.1: 706)")
+    positives: int = Field(45, ge=2, description="with pneumoconiosis (Section 2.1: 142)")
+    width: int = Field(512, ge=128, description="pixels of the original (four times Section 2.1's 694: 2776)")
+    height: int = Field(530, ge=128, description="pixels of the original (four times Section 2.1's 719: 2876)")
+    phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
+
+
+class PrepareSettings(Settings):
+    """From a source folder to a prepared dataset (Section 2.1)."""
+
+    voi: bool = Field(True, description="apply the file's VOI LUT or window (paper: not said)")
+    bits: Literal[8, 16] = Field(8, description="bits a pixel; 16 needs png (paper: jpg, hence 8)")
+    equalise: Literal["global", "clahe", "none"] = Field("global", description="histogram equalisation (Section 2.1)")
+    order: Literal["equalise_first", "downsize_first"] = Field(
+        "equalise_first", description="Section 2.1 says 'first ... second ...'"
+    )
+    downsize: int = Field(4, ge=1, le=16, description="linear factor; 'one quarter' could also mean the area, then 2")
+    interpolation: Literal["area", "linear", "cubic", "nearest"] = Field("area", description="paper: not said")
+    format: Literal["jpg", "png"] = Field("jpg", description="Section 2.1: jpg")
+    quality: int = Field(95, ge=1, le=100, description="of the JPG (paper: not said)")
+    split: Literal["patient", "paper", "given"] = Field(
+        "patient",
+        description="patient: no patient on both sides; paper: by image (Section 2.1); given: a split column",
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Section 2.1: four to one")
+    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training set; paper: none")
+    split_seed: int = Field(0, ge=0, description="paper: none given")
+
+    @model_validator(mode="after")
+    def _jpg_has_eight_bits(self) -> "PrepareSettings":
+        if self.bits == 16 and self.format == "jpg":
+            raise ValueError("bits = 16 needs format = png, since a JPG holds 8 bits")
+        return self
+
+
+class TrainSettings(Settings):
+    """One training run (Sections 2.2, 3.1 and 3.2)."""
+
+    model: Literal["resnet34"] = Field("resnet34", description="Section 2.2.1")
+    initial_weights: str = Field("scratch", description="scratch, or a safetensors file (paper: not said)")
+    channels: Literal[1, 3] = Field(3, description="input channels, the grey image repeated (paper: not said)")
+    image_size: int = Field(672, ge=16, le=4096, description="pixels a side (Section 3.1)")
+    fit: Literal["stretch", "pad", "crop"] = Field(
+        "stretch", description="how a radiograph becomes square (paper: 'resized into 672x672')"
+    )
+    normalisation: Literal["none", "dataset", "imagenet"] = Field(
+        "none", description="none: grey levels / 255; dataset: mean and SD of the training set (paper: not said)"
+    )
+    norm_layer: Literal["batch", "group"] = Field("batch", description="batch normalisation sees 2 images (not said)")
+    loss: Literal["label", "torch_mean", "eq7_literal", "focal", "sampler", "none"] = Field(
+        "label", description="reading of Eq. 7; see pneumo_nb.losses"
+    )
+    scale_factor: float = Field(5.0, gt=0, description="n of Eq. 7: weight of a positive (Section 3.1: 1 and 5)")
+    epochs: int = Field(40, ge=1, description="Section 3.1")
+    batch_size: int = Field(2, ge=1, description="Section 3.1")
+    learning_rate: float = Field(5e-5, gt=0, description="Adam (Section 3.1)")
+    weight_decay: float = Field(0.0, ge=0, description="Adam (paper: not said)")
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a horizontal flip (Section 3.1: random)")
+    epoch_reported: Literal["last", "best_validation", "best_test"] = Field(
+        "last", description="paper: not said; best_test chooses on the set it reports and is optimistic"
+    )
+    threshold: float | Literal["youden", "recall90"] = Field(
+        0.5, description="on the probability of pneumoconiosis; a rule is applied to the validation part (not said)"
+    )
+    seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
+    deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")

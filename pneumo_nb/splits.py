@@ -1,0 +1,78 @@
+"""The four-to-one split into training set and testing set (Section 2.1), and what leaks across it."""
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def split(labels: Sequence[str], patients: Sequence[Hashable], settings) -> list[str]:
+    """'train', 'test' or 'validation' for each image, from its label ('0' or '1') and its patient.
+
+    `settings` has split, test_fraction, validation_fraction and split_seed (settings.PrepareSettings). The testing
+    set gets floor(test_fraction x n) images of each class of n images: 112 and 28 of the paper's 564 and 142. `paper`
+    draws single images; `patient` draws whole patients, as near to these numbers as whole patients allow. The
+    validation part is drawn from what is left in the same manner. ValueError: a class has too few images.
+    """
+    groups = list(range(len(labels))) if settings.split == "paper" else list(patients)
+    chance = np.random.default_rng(settings.split_seed)
+    parts = np.full(len(labels), "train", dtype=object)
+    for part, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
+        rest = np.flatnonzero(parts == "train")
+        if fraction and len(rest):
+            drawn = _draw([labels[i] for i in rest], [groups[i] for i in rest], fraction, chance)
+            parts[rest[drawn]] = part
+    for part in ("train", "test", "validation")[: 3 if settings.validation_fraction else 2]:
+        for label in sorted(set(labels)):
+            if not any(a == label and b == part for a, b in zip(labels, parts, strict=True)):
+                count = len({g for g, a in zip(groups, labels, strict=True) if a == label})
+                what = "images" if settings.split == "paper" else "patients"
+                raise ValueError(f"label {label} has {count} {what}: too few for one in the {part} part; add some")
+    return parts.tolist()
+
+
+def _draw(labels: list[str], groups: list[Hashable], fraction: float, chance: np.random.Generator) -> list[int]:
+    """Positions of the groups drawn: in random order, each that still fits into the room left for its classes."""
+    members: dict[Hashable, list[int]] = {}
+    for position, group in enumerate(groups):
+        members.setdefault(group, []).append(position)
+    whole = list(members.values())
+    room = {label: math.floor(fraction * labels.count(label) + 1e-9) for label in set(labels)}
+    wanted = {label for label, places in room.items() if places}
+    drawn: list[int] = []
+    for index in chance.permutation(len(whole)):
+        count = {label: sum(labels[i] == label for i in whole[index]) for label in room}
+        if all(count[label] <= room[label] for label in room):
+            drawn += whole[index]
+            room = {label: room[label] - count[label] for label in room}
+    for label in sorted(wanted - {labels[i] for i in drawn}):  # every group is larger than the room: take the smallest
+        holders = [group for group in whole if any(labels[i] == label for i in group)]
+        if len(holders) > 1:
+            drawn += [i for i in min(holders, key=len) if i not in drawn]
+    return drawn
+
+
+def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[str]:
+    """One name for all images that must stay together: those of one patient, and those of one and the same picture."""
+    parent: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for patient, picture in zip(patients, pictures, strict=True):
+        parent[top("patient " + patient)] = top("picture " + picture)
+    return [top("patient " + patient) for patient in patients]
+
+
+def overlap(manifest) -> int:
+    """How many patients of the testing set have images in the training set or the validation part too.
+
+    `manifest` is a DataFrame, or a dict of columns, with patient_id and split.
+    """
+    sides: dict[str, set] = {}
+    for patient, part in zip(manifest["patient_id"], manifest["split"], strict=True):
+        sides.setdefault(patient, set()).add(part)
+    return sum("test" in parts and len(parts - {"test", "none"}) > 0 for parts in sides.values())

@@ -1,0 +1,234 @@
+"""The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pneumo_nb import losses, models, paths
+from pneumo_nb.dataset import Dataset, Feed
+from pneumo_nb.metrics import Counts, choose_threshold
+from pneumo_nb.settings import TrainSettings
+
+EVALUATION_BATCH = 16  # images at once without gradients; it changes speed and memory only
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: weights of the epoch reported, history of all epochs, probabilities of all images."""
+
+    weights: dict[str, Tensor]
+    history: pd.DataFrame
+    probabilities: np.ndarray  # (images,), of pneumoconiosis, in manifest order
+    epoch_reported: int  # 1-based
+    threshold: float
+    seconds: float
+    peak_memory_mib: float | None  # of the GPU
+
+
+def fit(
+    settings: TrainSettings,
+    data: Dataset,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train one network and evaluate it after each epoch.
+
+    With a `checkpoint` path each finished epoch is saved there; a checkpoint found there is continued, and ends at
+    the weights of an undisturbed run. A ValueError says what the data or the settings lack; a FloatingPointError
+    names the epoch and step at which the loss stopped being a number.
+    """
+    _refuse_unfit(settings, data)
+    feed = Feed(data, device, settings.channels, settings.normalisation)
+    net = _network(settings).to(device)
+    optimiser = torch.optim.Adam(
+        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    done = _resume(checkpoint, net, optimiser)
+    training = data.part("train")
+    images = len(training)
+    with (
+        _deterministic(settings.deterministic),
+        tqdm(
+            desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
+            total=settings.epochs * images,
+            initial=len(done["history"]) * images,
+            unit="image",
+            disable=not progress,
+            leave=False,
+        ) as bar,
+    ):
+        for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
+            start = time.perf_counter()
+            row = {"epoch": epoch} | _epoch(settings, net, optimiser, feed, training, epoch, bar)
+            for split in ("validation", "test"):
+                if len(data.part(split)):
+                    row |= _evaluate(settings, net, feed, data.part(split), split)
+            done["history"].append(row)
+            if _reported(settings, done["history"]) == epoch:
+                done["weights"] = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+            done["seconds"] += time.perf_counter() - start
+            bar.set_postfix(loss=f"{row['train_loss']:.3f}", test_recall=f"{row['test_recall']:.3f}")
+            if checkpoint:
+                with paths.whole(checkpoint) as file:
+                    torch.save(done | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, file)
+        net.load_state_dict(done["weights"])
+        probabilities = predict(net, feed, np.arange(len(data.labels)))
+    return Trained(
+        weights=done["weights"],
+        history=pd.DataFrame(done["history"]),
+        probabilities=probabilities,
+        epoch_reported=_reported(settings, done["history"]),
+        threshold=_threshold(settings, data, probabilities),
+        seconds=done["seconds"],
+        peak_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    )
+
+
+def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
+    """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
+    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+
+
+def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
+    """The training set of one epoch, shuffled by (seed, epoch) and cut: positions within `labels`, (images,).
+
+    With the `sampler` reading of Eq. 7 as many images are drawn with replacement, positives n times as often. A lone
+    last image joins the batch before it, since batch normalisation cannot normalise a single value.
+    """
+    random = np.random.default_rng([settings.seed, epoch, 0])
+    order = random.permutation(len(labels))
+    if settings.loss == "sampler":
+        weight = np.where(labels == 1, settings.scale_factor, 1.0)
+        order = random.choice(len(labels), len(labels), p=weight / weight.sum())
+    cuts = list(range(settings.batch_size, len(order), settings.batch_size))
+    if cuts and len(order) - cuts[-1] == 1:
+        cuts.pop()
+    return np.split(order, cuts)
+
+
+def _epoch(settings, net, optimiser, feed, training, epoch, bar) -> dict[str, float]:
+    """One pass over the training set; loss and metrics are those met on the way, as in Figure 7."""
+    net.train()
+    torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout draws from here, so that an epoch can be repeated
+    flips = np.random.default_rng([settings.seed, epoch, 1]).random(len(training)) < settings.flip
+    step_losses, step_logits, step_labels = [], [], []
+    for order in batches(feed.labels(training).cpu().numpy(), settings, epoch):
+        labels = feed.labels(training[order])
+        logits = net(feed.images(training[order], flips[order]))
+        loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step_losses.append(loss.detach())
+        step_logits.append(logits.detach())
+        step_labels.append(labels)
+        bar.update(len(order))
+    values = torch.stack(step_losses).cpu()
+    if not values.isfinite().all():
+        step = int((~values.isfinite()).int().argmax()) + 1
+        raise FloatingPointError(
+            f"the loss is not a number at epoch {epoch}, step {step}:"
+            f" try a learning rate below {settings.learning_rate:g}"
+        )
+    return _row("train", torch.cat(step_logits).cpu(), torch.cat(step_labels).cpu(), values.mean().item(), settings)
+
+
+def _evaluate(settings, net, feed, positions, split) -> dict[str, float]:
+    logits, labels = _logits(net, feed, positions), feed.labels(positions).cpu()
+    loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor)
+    return _row(split, logits, labels, loss.item(), settings)
+
+
+def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
+    net.eval()
+    with torch.inference_mode():
+        cuts = range(EVALUATION_BATCH, len(positions), EVALUATION_BATCH)
+        return torch.cat([net(feed.images(some)).cpu() for some in np.split(positions, cuts)])
+
+
+def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:
+    """One split's share of a history row; while a threshold rule waits for the last epoch, calls are made at 0.5."""
+    threshold = 0.5 if isinstance(settings.threshold, str) else settings.threshold
+    counts = Counts.of(labels.numpy(), logits.softmax(dim=1)[:, 1].numpy() >= threshold)
+    return {f"{split}_loss": loss} | {f"{split}_{name}": value for name, value in counts.row().items()}
+
+
+def _reported(settings: TrainSettings, history: list[dict]) -> int:
+    """The epoch (1-based) whose weights count: the last, or the first of the best by accuracy."""
+    if settings.epoch_reported == "last":
+        return settings.epochs
+    split = settings.epoch_reported.removeprefix("best_")
+    return 1 + int(np.argmax([row[f"{split}_accuracy"] for row in history]))
+
+
+def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray) -> float:
+    if not isinstance(settings.threshold, str):
+        return settings.threshold
+    chosen_on = data.part("validation")
+    return choose_threshold(data.labels.numpy()[chosen_on], probabilities[chosen_on], settings.threshold)
+
+
+def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
+    for split, name in (("train", "training set"), ("test", "testing set")):
+        labels = data.labels.numpy()[data.part(split)]
+        if len(set(labels)) < 2:
+            raise ValueError(
+                f"the {name} of dataset {data.name!r} has {sum(labels == 1)} positive and {sum(labels == 0)} negative"
+                " radiographs; both classes are needed"
+            )
+    wants_validation = settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)
+    if wants_validation and not len(data.part("validation")):
+        raise ValueError(
+            f"epoch_reported = {settings.epoch_reported!r} with threshold = {settings.threshold!r} needs a validation"
+            f" part; dataset {data.name!r} has none: prepare it with validation_fraction above 0"
+        )
+
+
+def _network(settings: TrainSettings) -> nn.Module:
+    net = models.build(settings.model, settings.channels, settings.norm_layer, settings.seed)
+    if settings.initial_weights != "scratch":
+        path = Path(settings.initial_weights)
+        if not path.is_file():
+            raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
+        try:
+            net.load_state_dict(load_file(path))
+        except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"initial_weights = {path.name!r} does not fit {settings.model}: {reason}") from None
+    return net
+
+
+def _resume(checkpoint: Path | None, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
+    """The state to go on from: history so far, weights of the epoch reported so far, seconds spent."""
+    if checkpoint is None or not checkpoint.is_file():
+        return {"history": [], "weights": {}, "seconds": 0.0}
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    net.load_state_dict(saved.pop("network"))
+    optimiser.load_state_dict(saved.pop("optimiser"))
+    return saved
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Ask torch for reproducible algorithms, and put its setting back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -1,0 +1,23 @@
+"""Fixtures that every test file may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real radiographs and DICOM files beside the checkout; tests that need them are skipped where they are not."""
+    folder = REPOSITORY.parent / "shared"
+    if not (folder / "data" / "dicom-real").is_dir():
+        pytest.skip("no real radiographs: the folder ../shared/data is not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty project root: data/ and outputs/ of a test never touch those of the checkout."""
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(tmp_path))
+    return tmp_path

@@ -1,0 +1,66 @@
+"""Made-up source files for the tests of the preparing stage."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
+
+
+def stored_values(bits=12, signed=False, shape=(70, 90), seed=0) -> np.ndarray:
+    """Random stored values that reach both ends of what `bits` can hold."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    values = np.random.default_rng(seed).integers(low, low + 2**bits, shape)
+    values.flat[:2] = low, low + 2**bits - 1
+    return values
+
+
+def radiograph(values: np.ndarray, bits=12, signed=False, **elements) -> Dataset:
+    """A chest radiograph with these stored values; an element given as None is left out."""
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = COMPUTED_RADIOGRAPHY
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = "1.2.3"
+    header.Modality, header.BodyPartExamined, header.ViewPosition, header.PatientID = "CR", "CHEST", "PA", "PAT-1"
+    header.Rows, header.Columns = values.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated = 8 if bits <= 8 else 16
+    header.BitsStored, header.HighBit, header.PixelRepresentation = bits, bits - 1, int(signed)
+    pixels = values.astype(f"<{'i' if signed else 'u'}{header.BitsAllocated // 8}").tobytes()
+    header.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(header, keyword)
+        else:
+            setattr(header, keyword, value)
+    return header
+
+
+def save(header: Dataset, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+def picture(seed=0, shape=(80, 96), dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def save_picture(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+def folder_of_pictures(folder: Path, negatives=10, positives=10) -> Path:
+    """PNG files and a labels.csv with a patient for each."""
+    lines = ["file,label,patient_id"]
+    for number in range(negatives + positives):
+        save_picture(folder / f"{number:03}.png", picture(number))
+        lines.append(f"{number:03}.png,{int(number >= negatives)},patient-{number}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -1,0 +1,112 @@
+"""The structure of the committed notebooks; their stored outputs are compared by `pytest --nbval-lax` in `make test`."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from pneumo_nb import settings
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def test_there_are_numbered_notebooks_and_no_others():
+    assert len(NOTEBOOKS) >= 3 and all(re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) for path in NOTEBOOKS)
+
+
+def test_it_was_executed_from_top_to_bottom_without_error_or_stderr(notebook):
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_deterministic_cells_are_tagged_and_hold_outputs(notebook):
+    compared = tagged(notebook, "nbval-check-output")
+    assert compared and all(cell.outputs for cell in compared)
+
+
+def test_the_first_cell_says_what_it_is_about(notebook):
+    head = notebook.cells[0].source
+    assert re.match(r"# \d\d ", head)
+    assert all(f"**{word}" in head for word in ("Claim.", "Reproduces.", "Needs", "Time.")) and "**Makes**" in head
+
+
+def test_one_parameters_cell_of_commented_literals_comes_before_all_other_code(notebook):
+    cells = tagged(notebook, "parameters")
+    assert len(cells) == 1 and cells[0] is code(notebook)[0]
+    for statement, line in zip(ast.parse(cells[0].source).body, cells[0].source.splitlines(), strict=True):
+        assert isinstance(statement, ast.Assign) and statement.targets[0].id.isupper()
+        ast.literal_eval(statement.value)
+        assert "  # " in line
+
+
+def test_imports_stand_in_one_cell_without_stars(notebook):
+    importing = [cell for cell in code(notebook) if re.search(r"^(import|from) ", cell.source, flags=re.MULTILINE)]
+    assert importing == [code(notebook)[1]] and "import *" not in importing[0].source
+
+
+def test_it_ends_with_the_gaps_and_with_things_to_try(notebook):
+    headings = re.findall(r"^## (.*)", "\n".join(cell.source for cell in notebook.cells), flags=re.MULTILINE)
+    assert headings[-2:] == ["Where the paper is silent", "Try it"]
+    assert any("the paper and this run" in heading.lower() for heading in headings)
+
+
+def test_every_link_leads_to_a_notebook_that_is_there(notebook):
+    links = re.findall(r"\]\(([^)]+\.ipynb)\)", "\n".join(cell.source for cell in notebook.cells))
+    assert links and all((FOLDER / link).is_file() for link in links)
+
+
+def test_stored_outputs_are_small_and_name_no_place_on_a_disk(notebook):
+    text = nbformat.writes(notebook)
+    assert len(text) < 1_000_000
+    assert not re.search(r"/(?:home|root|Users|tmp|work|private)/|[A-Z]:\\\\", text)
+
+
+def test_each_equation_of_the_paper_appears_once_in_the_series():
+    text = "\n".join(cell.source for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells)
+    numbers = re.findall(r"\\tag\{(\d)\}|\$ \((3)\)", text)
+    assert sorted("".join(pair) for pair in numbers) == ["1", "2", "3", "4", "5", "7"]
+
+
+@pytest.mark.parametrize("file", sorted((FOLDER / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_parameter_files_name_parameters_that_notebooks_have(file):
+    values = yaml.safe_load(file.read_text())
+    known = set().union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
+    assert set(values) <= known
+    for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings):
+        model.from_parameters(values)
+
+
+def test_every_setting_can_be_turned_in_a_notebook():
+    known = set().union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
+    fields = {
+        name.upper()
+        for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings)
+        for name in model.model_fields
+    }
+    assert fields - known == {"MODEL", "SEED"}  # the notebook is the model; SEEDS holds the seeds
+
+
+def test_notebook_defaults_of_the_phantom_are_the_smoke_settings():
+    values = papermill.inspect_notebook(str(NOTEBOOKS[0]))
+    given = {name: ast.literal_eval(entry["default"]) for name, entry in values.items()}
+    assert settings.PhantomSettings.from_parameters(given) == settings.PhantomSettings()

@@ -1,0 +1,53 @@
+import re
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from pneumo_nb import pages
+
+WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "0%|   |"}
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    printed = v4.new_output("stream", name="stdout", text="42 <radiographs>\n")
+    picture = v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="})
+    bar = v4.new_output("display_data", data=WIDGET)
+    cells = [
+        v4.new_markdown_cell("# 02 A title\n\ninline $x_l$ and\n\n$$H(p, q) = -\\sum_i p_i \\log q_i \\tag{5}$$"),
+        v4.new_markdown_cell("[next](08_report.ipynb) and [out](https://doi.org/10.3390/ijerph18179091)"),
+        v4.new_code_cell("print(1 < 2)", outputs=[printed, picture, bar], execution_count=1),
+    ]
+    path = tmp_path / "02_a.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_page_shows_text_code_output_and_pictures(notebook):
+    page = pages.page(notebook, [("contents", "index.html")])
+    assert page.startswith("<!doctype html>") and "<title>02 A title</title>" in page
+    assert "42 &lt;radiographs&gt;" in page and "data:image/png;base64,iVBORw0KGgo=" in page
+    assert 'href="08_report.html"' in page and "<a href='index.html'>contents</a>" in page
+
+
+def test_equations_are_drawn_by_the_browser_itself(notebook):
+    page = pages.page(notebook, [])
+    assert page.count("<math") == 2 and "$" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_a_page_asks_no_network_for_anything(notebook):
+    page = pages.page(notebook, [])
+    fetched = re.findall(r"<(?:script|link|img|iframe|source)[^>]*(?:src|href)=[\"'](?!data:)", page)
+    assert fetched == [] and "@import" not in page and "<script" not in page
+
+
+def test_progress_bars_are_left_out(notebook):
+    assert "0%|" not in pages.page(notebook, [])
+
+
+def test_the_first_page_lists_every_notebook_with_its_state():
+    entries = [{"file": "a.html", "title": "01 <A>", "state": "done in 3 s"}]
+    first = pages.index(entries, {"Dataset": "nih & more"})
+    assert "01 &lt;A&gt;" in first and "done in 3 s" in first and "nih &amp; more" in first and "tables.csv" in first
+    assert "not a medical device" in first

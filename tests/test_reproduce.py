@@ -1,0 +1,96 @@
+import nbformat
+import pytest
+from nbformat import v4
+
+import toy
+from pneumo_nb import paths, reproduce
+
+
+def notebook(folder, name, *cells, parameters="DATASET = 'phantom'  # x\nEPOCHS = 1  # x"):
+    first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = v4.new_notebook(
+        cells=[v4.new_markdown_cell(f"# {name}"), first, *map(v4.new_code_cell, cells)], metadata=kernel
+    )
+    nbformat.write(made, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def three(home, monkeypatch):
+    """Three small notebooks in place of the project's; the second one fails at EPOCHS = 3."""
+    folder = home / "notebooks"
+    folder.mkdir()
+    notebook(folder, "01_first", "print('first', EPOCHS)")
+    notebook(folder, "02_second", "print('second')", "assert EPOCHS != 3, 'three epochs are wrong'")
+    notebook(folder, "08_last", "print('last')", parameters="DATASET = 'phantom'  # x")
+    monkeypatch.setattr(paths, "notebooks", lambda: folder)
+    return home
+
+
+def executed(home, name, dataset="phantom"):
+    return (home / "outputs" / "executed" / dataset / f"{name}.ipynb").read_text()
+
+
+def test_notebooks_run_in_order_and_each_gets_a_page(three):
+    first = reproduce.reproduce({"EPOCHS": 2})
+    assert first == three / "outputs" / "report" / "index.html"
+    assert "first 2" in executed(three, "01_first")
+    names = sorted(page.name for page in first.parent.iterdir())
+    assert names == ["01_first.html", "02_second.html", "08_last.html", "index.html"]
+    assert first.read_text().index("01_first") < first.read_text().index("08_last")
+
+
+def test_only_some_notebooks_run(three):
+    reproduce.reproduce({}, only=["08"])
+    assert [file.name for file in (three / "outputs" / "executed" / "phantom").iterdir()] == ["08_last.ipynb"]
+
+
+def test_a_failure_names_notebook_and_cell_and_keeps_the_rest(three):
+    with pytest.raises(
+        reproduce.Failed, match=r"02_second.ipynb failed in cell 4: AssertionError: three epochs are wrong"
+    ):
+        reproduce.reproduce({"EPOCHS": 3})
+    assert "first 3" in executed(three, "01_first") and "last" in executed(three, "08_last")
+    index = (three / "outputs" / "report" / "index.html").read_text()
+    assert "three epochs are wrong" in index and "three epochs are wrong" in executed(three, "02_second")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"EPOHCS": 2}, r"no parameter EPOHCS; the parameters are .*EPOCHS"),
+        ({"EPOCHS": "many"}, r"epochs = 'many'"),
+        ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
+    ],
+)
+def test_wrong_names_and_values_are_refused_before_work_starts(three, values, message):
+    with pytest.raises(ValueError, match=message):
+        reproduce.reproduce(values)
+    assert not (three / "outputs").exists()
+
+
+def test_a_wrong_number_is_refused(three):
+    with pytest.raises(ValueError, match="no notebook 03; there is 01, 02, 08"):
+        reproduce.notebooks(["03"])
+
+
+def test_another_dataset_has_executed_notebooks_of_its_own(three):
+    toy.prepared("nih")
+    reproduce.reproduce({"DATASET": "nih"}, only=["01"])
+    assert "first 1" in executed(three, "01_first", "nih")
+
+
+def test_parameters_come_from_a_file_and_are_overruled_one_by_one(tmp_path):
+    file = tmp_path / "some.yaml"
+    file.write_text("EPOCHS: 40\nLEARNING_RATE: 5e-5\n")
+    assert reproduce.parameters(file, {"EPOCHS": "2"}) == {"EPOCHS": "2", "LEARNING_RATE": "5e-5"}
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "just text", ""])
+def test_a_parameter_file_that_holds_none_is_refused(tmp_path, content):
+    file = tmp_path / "some.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="NAME: value"):
+        reproduce.parameters(file, {})
+    with pytest.raises(ValueError, match="no parameter file"):
+        reproduce.parameters(tmp_path / "none.yaml", {})

@@ -1,0 +1,76 @@
+import pytest
+
+from pneumo_nb import paper, settings
+from pneumo_nb.settings import PrepareSettings, TrainSettings
+
+
+def test_the_defaults_are_the_papers_settings():
+    defaults = TrainSettings().model_dump()
+    assert {name: defaults[name] for name in paper.SETTINGS} == paper.SETTINGS
+    assert defaults["scale_factor"] == paper.SCALE_FACTORS[1] and defaults["model"] == "resnet34"
+
+
+def test_text_from_papermill_is_parsed():
+    parsed = TrainSettings.of(learning_rate="5e-5", deterministic="true", epochs="3", threshold="0.2")
+    assert (parsed.learning_rate, parsed.deterministic, parsed.epochs, parsed.threshold) == (5e-5, True, 3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"lerning_rate": 1}, ["'lerning_rate'", "learning_rate"]),
+        ({"epochs": 0}, ["epochs", "greater than or equal to 1"]),
+        ({"loss": "balanced"}, ["loss", "'balanced'", "eq7_literal"]),
+        ({"epochs": "many"}, ["epochs", "'many'"]),
+        ({"learning_rate": "nan"}, ["learning_rate"]),
+        ({"scale_factor": "inf"}, ["scale_factor"]),
+    ],
+)
+def test_a_wrong_name_or_value_is_named_in_one_line(values, names):
+    with pytest.raises(ValueError) as caught:
+        TrainSettings.of(**values)
+    message = str(caught.value)
+    assert "\n" not in message and all(name in message for name in names)
+
+
+def test_sixteen_bits_need_png():
+    with pytest.raises(ValueError, match="png"):
+        PrepareSettings.of(bits=16)
+    assert PrepareSettings.of(bits=16, format="png").bits == 16
+
+
+def test_every_field_says_where_it_comes_from():
+    for model in (TrainSettings, PrepareSettings, settings.PhantomSettings):
+        assert all(field.description for field in model.model_fields.values())
+
+
+def test_equal_settings_have_equal_digests_and_others_do_not():
+    assert TrainSettings.of(epochs=3).digest() == TrainSettings.of(epochs="3").digest()
+    digests = {TrainSettings.of(seed=seed).digest() for seed in range(5)}
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize("given", ["0,1,2", "[0, 1, 2]", [0, 1, 2], (0, 1, 2), ["0", "1", "2"]])
+def test_seeds_come_as_a_list_or_as_text(given):
+    assert settings.seeds(given) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("given", ["", "a", [], "0,0", "-1", "1.5", None, "1;2"])
+def test_other_seeds_are_refused(given):
+    with pytest.raises(ValueError, match="seeds"):
+        settings.seeds(given)
+    assert settings.seeds(3) == (3,)
+
+
+def test_parameters_in_capitals_become_settings():
+    namespace = {"EPOCHS": "2", "DATASET": "phantom", "epochs": 9, "_": 1}
+    assert TrainSettings.from_parameters(namespace, seed=4) == TrainSettings.of(epochs=2, seed=4)
+
+
+def test_phantoms_are_told_by_their_name():
+    assert [settings.is_phantom(name) for name in ("phantom", "phantom-paper", "phantoms", "nih")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pneumo_nb import dataset, metrics, models, train
+from pneumo_nb.settings import TrainSettings
+
+CPU = torch.device("cpu")
+TINY = {"image_size": 32, "channels": 1, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
+
+
+def fit(data, checkpoint=None, **settings):
+    return train.fit(TrainSettings.of(**(TINY | settings)), data, CPU, checkpoint, progress=False)
+
+
+@pytest.fixture
+def data(home):
+    return dataset.load(toy.prepared(validation=6), 32)
+
+
+def test_the_same_settings_twice_give_the_same_bytes_and_another_seed_does_not(data):
+    one, same, other = fit(data), fit(data), fit(data, seed=1)
+    assert all(torch.equal(one.weights[name], same.weights[name]) for name in one.weights)
+    assert one.history.equals(same.history) and (one.probabilities == same.probabilities).all()
+    assert (one.probabilities != other.probabilities).any()
+
+
+def test_the_global_random_state_does_not_matter(data):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    one = fit(data)
+    torch.manual_seed(2)
+    assert (one.probabilities == fit(data).probabilities).all()
+
+
+def test_history_has_a_row_for_each_epoch_and_counts_that_add_up(data):
+    history = fit(data, epochs=3).history
+    assert history["epoch"].tolist() == [1, 2, 3]
+    for split in ("train", "validation", "test"):
+        counts = history[[f"{split}_{name}" for name in ("tp", "fp", "fn", "tn")]].sum(axis=1)
+        assert (counts == len(data.part(split))).all()
+    assert np.isfinite(history["train_loss"]).all() and np.isfinite(history["test_loss"]).all()
+
+
+def test_a_network_learns_the_bright_square(home):
+    data = dataset.load(toy.prepared(images=60), 32)
+    trained = fit(data, epochs=6, learning_rate=3e-4)
+    on_test = data.part("test")
+    assert metrics.auc(data.labels[on_test].tolist(), trained.probabilities[on_test].tolist()) >= 0.9
+
+
+def test_an_interrupted_run_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
+    undisturbed = fit(data, epochs=3)
+    checkpoint, whole = tmp_path / "checkpoint.pt", train.paths.whole
+    saved = []
+
+    def stop_after_the_first_epoch(path):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(train.paths, "whole", stop_after_the_first_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, checkpoint, epochs=3)
+    monkeypatch.undo()
+    resumed = fit(data, checkpoint, epochs=3)
+    assert all(torch.equal(undisturbed.weights[name], resumed.weights[name]) for name in undisturbed.weights)
+    assert undisturbed.history.equals(resumed.history)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_best_epoch_is_the_first_with_the_highest_accuracy(data, split):
+    trained = fit(data, epochs=4, epoch_reported=f"best_{split}")
+    accuracy = trained.history[f"{split}_accuracy"]
+    assert trained.epoch_reported == 1 + int(accuracy.to_numpy().argmax())
+    called = trained.probabilities[data.part(split)] >= 0.5
+    assert (called == data.labels.numpy()[data.part(split)].astype(bool)).mean() == pytest.approx(accuracy.max())
+
+
+def test_a_threshold_rule_is_applied_to_the_validation_part(data):
+    trained = fit(data, threshold="recall90")
+    chosen_on = data.part("validation")
+    called = trained.probabilities[chosen_on] >= trained.threshold
+    assert called[data.labels.numpy()[chosen_on] == 1].mean() >= 0.9
+
+
+def test_the_literal_reading_of_equation_7_trains_as_no_weighting_does(data):
+    # one step over the whole set: Adam divides the common factor n + 1 away, but not a weight by label
+    step = {"epochs": 1, "batch_size": 500, "scale_factor": 5}
+    label, literal, plain = (fit(data, loss=loss, **step).probabilities for loss in ("label", "eq7_literal", "none"))
+    assert abs(literal - plain).max() < 0.2 * abs(label - plain).max()
+
+
+@given(st.integers(2, 60), st.integers(1, 70), st.integers(0, 5), st.integers(1, 9))
+def test_an_epoch_sees_every_image_once_and_never_a_lone_one(images, batch_size, seed, epoch):
+    settings = TrainSettings.of(batch_size=batch_size, seed=seed)
+    cut = train.batches(np.arange(images) % 2, settings, epoch)
+    assert sorted(np.concatenate(cut).tolist()) == list(range(images))
+    assert batch_size == 1 or min(len(batch) for batch in cut) >= 2
+    assert max(len(batch) for batch in cut) <= batch_size + 1
+    again = train.batches(np.arange(images) % 2, settings, epoch)
+    assert all((a == b).all() for a, b in zip(cut, again, strict=True))
+
+
+def test_epochs_are_shuffled_differently():
+    one, two = (np.concatenate(train.batches(np.zeros(50), TrainSettings(), epoch)) for epoch in (1, 2))
+    assert (one != two).any()
+
+
+def test_the_sampler_draws_positives_n_times_as_often():
+    labels = np.array([1] * 20 + [0] * 80)
+    settings = TrainSettings.of(loss="sampler", scale_factor=4)
+    drawn = np.concatenate([np.concatenate(train.batches(labels, settings, epoch)) for epoch in range(200)])
+    assert labels[drawn].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_class_only_is_refused_by_name(data):
+    data.labels[data.part("test")] = 0
+    with pytest.raises(ValueError, match=r"testing set of dataset 'toy' has 0 positive and 8 negative"):
+        fit(data)
+
+
+def test_what_needs_a_validation_part_is_refused_without_one(home):
+    data = dataset.load(toy.prepared(), 32)
+    for settings in ({"epoch_reported": "best_validation"}, {"threshold": "youden"}):
+        with pytest.raises(ValueError, match="validation_fraction"):
+            fit(data, **settings)
+
+
+def test_a_loss_that_is_not_a_number_is_named_with_epoch_and_step(data):
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+: try a learning rate below"):
+        fit(data, learning_rate=1e30)
+
+
+def test_a_batch_larger_than_the_set_and_a_batch_of_one_train(data):
+    assert len(fit(data, batch_size=500, epochs=1).history) == 1
+    assert len(fit(data, batch_size=1, image_size=64, norm_layer="group", epochs=1).history) == 1
+
+
+def test_initial_weights_come_from_a_file_and_a_wrong_file_is_named(data, tmp_path):
+    net = models.build("resnet34", 1, seed=9)
+    right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
+    save_file(net.state_dict(), right)
+    save_file({"other": torch.zeros(2)}, wrong)
+    from_file = fit(data, initial_weights=str(right), learning_rate=1e-30)
+    assert torch.allclose(from_file.weights["fc.weight"], net.fc.weight)
+    with pytest.raises(ValueError, match=r"'wrong.safetensors' does not fit resnet34"):
+        fit(data, initial_weights=str(wrong))
+    with pytest.raises(ValueError, match=r"'none.safetensors' is not a file"):
+        fit(data, initial_weights=str(tmp_path / "none.safetensors"))
