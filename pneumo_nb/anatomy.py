@@ -1,7 +1,7 @@
 """The patient before the beam: analytic bodies of a chest, as millimetres of each tissue along every ray.
 
-Coordinates are millimetres in the plane of the detector, x to the right of the picture (the patient's left), y down, the
-origin in its middle. Two kinds of body are enough: a *pillow*, an outline whose thickness swells inwards as an
+Coordinates are millimetres in the plane of the detector, x to the right of the picture (the patient's left), y down,
+the origin in its middle. Two kinds of body are enough: a *pillow*, an outline whose thickness swells inwards as an
 ellipsoid's does, and a *tube* around a curve, solid (vessel) or a shell (rib). The outlines below are a medium adult;
 `Build` says how a patient departs from it.
 """
@@ -14,14 +14,50 @@ import numpy as np
 FIELD_MM = (416.0, 431.0)  # width and height: 2776 x 2876 pixels of 0.15 mm
 
 # Outlines in mm, clockwise; those of one side are given for the right of the picture and mirrored.
-TORSO = [(54, -250), (58, -196), (86, -176), (140, -164), (166, -140), (168, -90), (163, -40), (160, 10), (157, 80), (160, 150), (166, 250)]
-ARM = [(96, -166), (150, -170), (196, -150), (216, -104), (226, -20), (236, 90), (192, 100), (180, 20), (172, -40), (150, -90), (110, -110)]
+TORSO = [
+    (54, -250),
+    (58, -196),
+    (86, -176),
+    (140, -164),
+    (166, -140),
+    (168, -90),
+    (163, -40),
+    (160, 10),
+    (157, 80),
+    (160, 150),
+    (166, 250),
+]
+ARM = [
+    (96, -166),
+    (150, -170),
+    (196, -150),
+    (216, -104),
+    (226, -20),
+    (236, 90),
+    (192, 100),
+    (180, 20),
+    (172, -40),
+    (150, -90),
+    (110, -110),
+]
 LUNG = [(46, -152), (72, -140), (95, -108), (113, -62), (124, -8), (130, 45), (132, 88), (131, 116), (128, 119)]
 DIAPHRAGM = [(119, 100), (98, 84), (70, 76), (44, 80), (14, 92)]
 MEDIAL = [(8, 40), (8, -50), (12, -100), (24, -140)]
 MEDIASTINUM = [(-20, -230), (20, -230), (21, -136), (24, -95), (25, -60), (32, -22), (30, 110), (-24, 110), (-24, 10)]
 MEDIASTINUM += [(-28, -30), (-25, -75), (-26, -110), (-21, -140)]
-HEART = [(10, -42), (34, -28), (52, 0), (72, 38), (84, 72), (76, 104), (20, 112), (-26, 100), (-42, 70), (-40, 34), (-26, 0)]
+HEART = [
+    (10, -42),
+    (34, -28),
+    (52, 0),
+    (72, 38),
+    (84, 72),
+    (76, 104),
+    (20, 112),
+    (-26, 100),
+    (-42, 70),
+    (-40, 34),
+    (-26, 0),
+]
 AORTIC_KNOB, AORTIC_KNOB_MM = (22, -68), 17
 SCAPULA = [(104, -136), (160, -132), (158, -112), (140, -72), (128, -16), (119, -14), (110, -60)]
 CLAVICLE = [(15, -122), (40, -131), (75, -141), (112, -158), (150, -168)]
@@ -89,7 +125,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Chest:
-    """Path lengths in mm on the grid, each (rows, columns) of float32; a ray's tissues add up to the patient's depth."""
+    """Path lengths in mm on the grid, each (rows, columns) of float32; the tissues of a ray add up to its way."""
 
     soft: np.ndarray  # muscle, heart, liver, blood outside the lungs
     fat: np.ndarray
@@ -128,7 +164,7 @@ def curve(points, closed: bool = False, steps: int = 12) -> np.ndarray:
 
 
 def pillow(build: Build, corners, thickness: float, rounding: float, smooth: bool = True) -> np.ndarray:
-    """Path length in mm through a body with this outline, which reaches its thickness `rounding` mm inside: the grid."""
+    """Path length in mm through a body with this outline, full thickness `rounding` mm inside."""
     outline = build.to_grid(curve(corners, closed=True) if smooth else corners)
     first = np.clip(np.floor(outline.min(0)).astype(int) - 2, 0, np.array(build.grid[::-1]) - 4)
     last = np.clip(np.ceil(outline.max(0)).astype(int) + 3, first + 4, build.grid[::-1])
@@ -178,7 +214,8 @@ def _chord(across: np.ndarray, radius: np.ndarray) -> np.ndarray:
 def _samples(build: Build, line: np.ndarray, radius, stretch=1.0) -> np.ndarray:
     """A sample about every pixel along a line in mm: (n, 6) of place and direction on the grid, radius and stretch.
 
-    `radius` in mm and `stretch`, by which rays are longer where the tube runs along the beam, are given from start to end.
+    `radius` in mm and `stretch`, by which rays are longer where the tube runs along the beam, are given from its start
+    to its end.
     """
     line = build.to_grid(line)
     way = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
@@ -207,6 +244,10 @@ def _varied(points, rng: np.random.Generator, mm: float) -> np.ndarray:
     return np.asarray(points, float) + rng.normal(0, mm, (len(points), 2))
 
 
+def _moved(points, x: float, y: float) -> np.ndarray:
+    return np.asarray(points, float) + np.array([x, y])
+
+
 def _mirrored(points, side: int) -> np.ndarray:
     return np.asarray(points, float) * (side, 1)
 
@@ -217,17 +258,17 @@ def _trunk(build: Build, rng: np.random.Generator) -> np.ndarray:
     body = pillow(build, np.vstack([half, half[::-1] * (-1, 1)]), build.thick, 150)
     body *= build.at_heights([-215, -165, -100, 0, 90, 215], [125, 150, 200, 225, 240, 250])
     for side in (-1, 1):
-        arm = pillow(build, _mirrored(_varied(ARM, rng, 3) + (build.arms, 0), side), 105 * build.thick, 44)
+        arm = pillow(build, _mirrored(_moved(_varied(ARM, rng, 3), build.arms, 0), side), 105 * build.thick, 44)
         body = (body**4 + arm**4) ** 0.25
         if build.breast:
-            outline = _mirrored(_varied(BREAST, rng, 4), side) + (build.turn, rng.normal(4, 5))
+            outline = _moved(_mirrored(_varied(BREAST, rng, 4), side), build.turn, rng.normal(4, 5))
             body += pillow(build, outline, build.breast, 45) * build.at_heights([0, 60], [0, 1])
     return body
 
 
 def _lung(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
     """Depth of one lung as if there were no heart; the patient's right diaphragm stands higher."""
-    bottom = np.array(DIAPHRAGM) + (0, build.breath + (9 if side > 0 else -3) + rng.normal(0, 4))
+    bottom = _moved(DIAPHRAGM, 0, build.breath + (9 if side > 0 else -3) + rng.normal(0, 4))
     wall = _varied(LUNG, rng, 1.3) + np.interp(np.arange(len(LUNG)), [4, 7], [0, 1])[:, None] * (0, build.breath)
     dome = np.vstack([wall, _varied(bottom, rng, 1.5), MEDIAL])
     behind = np.vstack([wall[:-1], (126, 160), (14, 160), MEDIAL])  # the wall curves in; the dome cuts sharply
@@ -237,13 +278,13 @@ def _lung(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
 
 def _heart_and_mediastinum(build: Build, rng: np.random.Generator) -> np.ndarray:
     """What takes the place of lung between the lungs: heart, great vessels, the aorta down along the spine."""
-    heart = _varied(HEART, rng, 2.0) * (build.heart, 1) + (build.turn, 0.3 * build.breath)
+    heart = _moved(_varied(HEART, rng, 2.0) * (build.heart, 1), build.turn, 0.3 * build.breath)
     depth = pillow(build, heart, 112 * build.thick, 48)
-    middle = pillow(build, _varied(MEDIASTINUM, rng, 1.5) + (0.5 * build.turn, 0), 190, 24)
+    middle = pillow(build, _moved(_varied(MEDIASTINUM, rng, 1.5), 0.5 * build.turn, 0), 190, 24)
     depth += middle * build.at_heights([-160, -100, -30], [0.4, 0.7, 1])
-    knob = np.asarray(AORTIC_KNOB) + (0.5 * build.turn, rng.normal(0, 4))
+    knob = _moved(AORTIC_KNOB, 0.5 * build.turn, rng.normal(0, 4))
     wide = AORTIC_KNOB_MM * rng.uniform(0.85, 1.15) * np.array([1, 1, 0.75, 0.7])
-    tube(depth, build, [knob + (-6, -10), knob, knob + (4, 30), (26, 20), (18, 110)], wide, flat=1.6)
+    tube(depth, build, [_moved(knob, -6, -10), knob, _moved(knob, 4, 30), (26, 20), (18, 110)], wide, flat=1.6)
     return depth
 
 
@@ -252,11 +293,11 @@ def _air(build: Build, rng: np.random.Generator) -> np.ndarray:
     air = np.zeros(build.grid, np.float32)
     fork = np.array([1 + 0.4 * build.turn, -52 + rng.normal(0, 4)])
     tube(air, build, [(0, -235), (1 + 0.4 * build.turn, -140), fork], 8.5)
-    tube(air, build, [fork, fork + (-16, 18), fork + (-30, 34)], [6.5, 4])
-    tube(air, build, [fork, fork + (20, 16), fork + (38, 28)], [5.5, 3.5])
+    tube(air, build, [fork, _moved(fork, -16, 18), _moved(fork, -30, 34)], [6.5, 4])
+    tube(air, build, [fork, _moved(fork, 20, 16), _moved(fork, 38, 28)], [5.5, 3.5])
     air = np.minimum(air, 17)
     if rng.random() < 0.6:
-        place = _varied(STOMACH, rng, 4) + (0, build.breath + rng.uniform(12, 20))
+        place = _moved(_varied(STOMACH, rng, 4), 0, build.breath + rng.uniform(12, 20))
         air += pillow(build, place, rng.uniform(20, 70), 18)
     return air
 
@@ -266,12 +307,12 @@ def _bones(build: Build, rng: np.random.Generator) -> np.ndarray:
     bone = _spine(build, rng)
     for side in (-1, 1):
         _ribs(bone, build, side, rng)
-        collar = _mirrored(_varied(CLAVICLE, rng, 1.5), side) + (build.turn, rng.normal(0, 4))
+        collar = _moved(_mirrored(_varied(CLAVICLE, rng, 1.5), side), build.turn, rng.normal(0, 4))
         tube(bone, build, collar, [8, 6, 5.5, 6, 7], cortex=1.8, flat=0.9)
-        blade = _mirrored(_varied(SCAPULA, rng, 2) + (rng.uniform(0, 18), 0), side)
+        blade = _mirrored(_moved(_varied(SCAPULA, rng, 2), rng.uniform(0, 18), 0), side)
         bone += pillow(build, blade, 2.5, 5)
         tube(bone, build, blade[[1, 2, 3, 4]], [4, 3, 3], cortex=1.2)
-        upper = _mirrored(np.asarray(HUMERUS) + (build.arms, 0), side)
+        upper = _mirrored(_moved(HUMERUS, build.arms, 0), side)
         tube(bone, build, upper, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
     return bone * np.float32(rng.uniform(0.75, 1.15))  # from old to young
 
@@ -311,14 +352,20 @@ def _ribs(bone: np.ndarray, build: Build, side: int, rng: np.random.Generator) -
         stretch = np.minimum(np.hypot(seen, np.gradient(deep * np.cos(turn))) / seen, 2.2)
         high = 6.2 * np.interp(turn / end, [0, 0.2, 0.6, 0.93, 1], [0.8, 1, 0.95, 1.15, 1.0])
         line = _samples(build, _mirrored(np.stack([x, y], 1), side), high, stretch)
-        tubes(bone, build, [line], cortex=1.3, flat=0.55)
+        tubes(bone, build, [line], cortex=1.1, flat=0.5)
 
 
 def _vessels(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
     """The pulmonary vessels of one side: trees that leave the hilum and taper as they fork."""
     blood, full = np.zeros(build.grid, np.float32), rng.uniform(0.85, 1.2)
     hilum = np.array([side * 30 + 0.4 * build.turn, -22 if side > 0 else -12])
-    tube(blood, build, hilum + [(0, -8), (side * 8, 8), (side * 13, 30)], np.array([10, 11, 7]) * full, flat=1.0)
+    tube(
+        blood,
+        build,
+        [_moved(hilum, 0, -8), _moved(hilum, side * 8, 8), _moved(hilum, side * 13, 30)],
+        np.array([10, 11, 7]) * full,
+        flat=1.0,
+    )
     degrees = np.array([-78, -52, -28, -5, 18, 38, 55, 72])
     ahead = np.radians(degrees + rng.normal(0, 7, 8))
     start = hilum + np.stack([side * rng.uniform(0, 9, 8), np.clip(degrees, -14, 26) + rng.normal(0, 2, 8)], 1)
@@ -332,7 +379,7 @@ def _vessels(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _generation(build: Build, side: int, start, ahead, radius, rng: np.random.Generator) -> tuple:
-    """Vessels that run on from `start` (n, 2) in mm: their samples, and start, angle and radius of the 2 n they fork into.
+    """Vessels that run on from `start` (n, 2) in mm: their samples, and start, angle and radius of their branches.
 
     Murray's law: the cubes of the radii of two branches add up to that of their stem.
     """
@@ -357,7 +404,7 @@ def _generation(build: Build, side: int, start, ahead, radius, rng: np.random.Ge
 
 def _veil(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Vessels and septa too fine to draw one by one: mm of blood, uneven on a scale of a few mm, stronger in some."""
-    grain, strength = np.zeros(build.grid, np.float32), rng.uniform(0.4, 1.3)
+    grain, strength = np.zeros(build.grid, np.float32), rng.uniform(0.3, 1.0)
     for mm in (0.8, 1.8, 4.0):
         noise = cv2.GaussianBlur(rng.standard_normal(build.grid, np.float32), (0, 0), max(mm / build.grid_mm, 0.5))
         grain += noise / noise.std()

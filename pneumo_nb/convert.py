@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -184,6 +185,7 @@ def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[dict[
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:

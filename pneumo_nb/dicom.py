@@ -30,7 +30,6 @@ FRONTAL_VIEWS = ("PA", "AP")
 CHEST = ("CHEST", "THORAX")
 
 
-
 def _words(text: str) -> set[str]:
     return set(re.findall("[A-Z]+", text))
 
@@ -41,7 +40,7 @@ OTHER_MODALITIES = _words(
     "RTIMAGE RTPLAN RTRECORD RTSTRUCT SC SEG SM SR TG US VL XA XC"
 )
 OTHER_PHOTOMETRICS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
-OTHER_VIEWS = _words("LL RL LATERAL LAT LLD RLD LLO RLO LAO RAO LPO RPO")
+OTHER_VIEWS = _words("L LL RL LATERAL LAT LLD RLD LLO RLO LAO RAO LPO RPO")
 OTHER_BODY_PARTS = _words(
     "ABDOMEN ANKLE ARM BREAST CALCANEUS CERVICAL CLAVICLE COCCYX CSPINE DENTAL ELBOW EXTREMITY FEMUR FINGER FOOT "
     "FOREARM HAND HEAD HIP HUMERUS JAW KNEE KUB LEG LSPINE MANDIBLE MAXILLA NECK PATELLA PELVIS RIB RIBCAGE RIBS "
@@ -69,6 +68,8 @@ def read(path: str | Path, voi: bool = True, bits: int = 8) -> tuple[np.ndarray,
         from pydicom import dcmread
 
         header = dcmread(path)
+        if not header:  # what pydicom makes of a file that ends within an element
+            raise Rejected("it is cut short, or holds no elements")
     with _guarded("its header breaks the DICOM standard"):
         _refuse_other_objects(header)
         facts = _facts(header)
@@ -96,8 +97,8 @@ def _guarded(what: str) -> Iterator[None]:
 
     BaseException, because decoders written in Rust panic past Exception.
     """
-    log = logging.getLogger("pydicom")
-    before, log.disabled = log.disabled, True
+    before = logging.root.manager.disable
+    logging.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -107,7 +108,7 @@ def _guarded(what: str) -> Iterator[None]:
     except BaseException as error:
         raise Rejected(f"{what} ({type(error).__name__})") from None
     finally:
-        log.disabled = before
+        logging.disable(before)
 
 
 def _refuse_other_objects(header: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -11,6 +10,12 @@ from matplotlib.figure import Figure
 PALETTE = sns.color_palette("colorblind")
 PAPER_COLOUR = PALETTE[3]
 METRICS = ("accuracy", "precision", "recall", "f1")
+
+
+def _panels(rows: int, columns: int, size: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
+    """A figure of that size in inches and its (rows, columns) axes; unknown to pyplot, so a notebook shows it once."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def radiograph(axes, image: np.ndarray, title: str = "") -> None:
@@ -22,7 +27,7 @@ def radiograph(axes, image: np.ndarray, title: str = "") -> None:
 
 def figure_1(before: np.ndarray, after: np.ndarray) -> Figure:
     """Figure 1: image and histogram, (a, b) before and (c, d) after histogram equalisation."""
-    figure, panels = plt.subplots(2, 2, figsize=(8, 6.5), layout="constrained", width_ratios=(1, 1.4))
+    figure, panels = _panels(2, 2, (8, 6.5), width_ratios=(1, 1.4))
     for row, (image, name, letters) in enumerate(((before, "original", "ab"), (after, "transformed", "cd"))):
         radiograph(panels[row, 0], image, f"({letters[0]}) {name} image")
         panels[row, 1].hist(image.ravel(), bins=128, range=(0, np.iinfo(image.dtype).max), color=PALETTE[0])
@@ -32,7 +37,7 @@ def figure_1(before: np.ndarray, after: np.ndarray) -> Figure:
 
 def figure_2(steps: Sequence[tuple[str, str]]) -> Figure:
     """Figure 2: the preparation as a row of boxes, each a step and what it left, joined by arrows."""
-    figure, axes = plt.subplots(figsize=(2.0 * len(steps), 1.7), layout="constrained")
+    figure, ((axes,),) = _panels(1, 1, (2.0 * len(steps), 1.7))
     axes.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-1, 1))
     axes.axis("off")
     for place, (step, left) in enumerate(steps):
@@ -47,9 +52,7 @@ def figure_2(steps: Sequence[tuple[str, str]]) -> Figure:
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
     """Radiographs side by side, each with its title."""
     rows = max(1, -(-len(images) // columns))
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(1.7 * columns, 2.0 * rows), layout="constrained", squeeze=False
-    )
+    figure, panels = _panels(rows, columns, (1.7 * columns, 2.0 * rows))
     for panel in panels.flat:
         panel.axis("off")
     for panel, image, title in zip(panels.flat, images, titles, strict=False):
@@ -63,9 +66,7 @@ def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     `histories` maps a heading ("n = 1") to the histories of all seeds; every seed is a thin line, the median a thick
     one. Testing is drawn solid, training dashed.
     """
-    figure, panels = plt.subplots(
-        len(histories), 2, figsize=(10, 3.3 * len(histories)), layout="constrained", squeeze=False
-    )
+    figure, panels = _panels(len(histories), 2, (10, 3.3 * len(histories)))
     letters = iter("abcdefgh")
     for row, (heading, seeds) in zip(panels, histories.items(), strict=True):
         for panel, names in zip(row, (("loss", "accuracy"), ("precision", "recall", "f1")), strict=True):
@@ -88,14 +89,10 @@ def beside_the_paper(rows: pd.DataFrame) -> Figure:
     `rows` has the columns source ("paper" or "run"), column, and for each metric its value, `<metric>_low` and
     `<metric>_high` (NaN where undefined; F1 has no Wilson interval).
     """
-    columns = list(dict.fromkeys(rows["column"]))
-    figure, panels = plt.subplots(1, 4, figsize=(11, 0.9 + 0.5 * len(rows) ** 0.9), layout="constrained", sharey=True)
-    ordered = rows.sort_values(["column", "source"], key=lambda s: s.map(columns.index) if s.name == "column" else s)
-    names = [
-        f"{row.column}, {'paper' if row.source == 'paper' else f'seed {row.seed:.0f}'}" for row in ordered.itertuples()
-    ]
+    figure, (panels,) = _panels(1, 4, (11, 0.9 + 0.5 * len(rows) ** 0.9), sharey=True)
+    names = [f"{row.column}, {'paper' if row.source == 'paper' else f'seed {row.seed}'}" for row in rows.itertuples()]
     for panel, metric in zip(panels, METRICS, strict=True):
-        for height, row in enumerate(ordered.to_dict("records")):
+        for height, row in enumerate(rows.to_dict("records")):
             colour = PAPER_COLOUR if row["source"] == "paper" else PALETTE[0]
             if f"{metric}_low" in row:
                 panel.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour)
@@ -109,7 +106,7 @@ def beside_the_paper(rows: pd.DataFrame) -> Figure:
 
 def effective_weights(readings: pd.DataFrame) -> Figure:
     """For each reading of Eq. 7 the effective weight of a positive against a negative: columns reading, ratio."""
-    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.35 * len(readings)), layout="constrained")
+    figure, ((axes,),) = _panels(1, 1, (7, 0.6 + 0.35 * len(readings)))
     sns.barplot(readings, x="ratio", y="reading", color=PALETTE[0], ax=axes)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.bar_label(axes.containers[0], fmt="%.2f", padding=3)

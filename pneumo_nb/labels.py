@@ -40,11 +40,11 @@ def find(source: Path, besides: Iterable[Path] = ()) -> list[str]:
     """
     if not source.is_dir():
         raise ValueError(f"there is no folder {str(source)!r}: SOURCE must be a folder of DICOM, JPG or PNG files")
-    found, hidden = [], {os.path.abspath(path) for path in besides} | {os.path.abspath(source / RECORD)}
+    found, hidden = [], {*besides, source / RECORD}
     for folder, inner, names in os.walk(source, onerror=_refuse_folder):
-        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
-        here = (os.path.join(folder, name) for name in names + links)
-        found += [os.path.relpath(path, source) for path in here if os.path.abspath(path) not in hidden]
+        here = Path(folder)
+        links = [name for name in inner if (here / name).is_symlink()]
+        found += [str((here / name).relative_to(source)) for name in names + links if here / name not in hidden]
     return sorted(found, key=os.fsencode)
 
 
@@ -71,6 +71,8 @@ def read(path: Path, source: Path, given_split: bool = False) -> dict[str, Row]:
     first_seen: dict[str, int] = {}
     faults = []
     for number, cells in enumerate(table[1:], start=2):
+        if not any(cells):
+            continue
         try:
             file, row = _row(table[0], cells, path.parent, source, known, given_split)
             if file in rows:
@@ -87,7 +89,7 @@ def read(path: Path, source: Path, given_split: bool = False) -> dict[str, Row]:
 
 
 def _table(path: Path) -> list[list[str]]:
-    """Cells of the CSV, the header first; empty lines are kept as [] so that row numbers are those of a spreadsheet."""
+    """Cells of the CSV, the header first; empty rows are kept, so that numbers are those of a spreadsheet."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -115,8 +117,9 @@ def _row(
     if len(cells) != len(header):
         raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
     value = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    places = [_relative(value["file"], folder, source) for folder in (base, source)]
-    file = next((place for place in places if place in known), None)
+    places = [folder / _downwards(value["file"]) for folder in (base, source)]
+    inside = [str(place.relative_to(source)) for place in places if place.is_relative_to(source)]
+    file = next((place for place in inside if place in known), None)
     if file is None:
         raise ValueError("names a file that is not in SOURCE")
     if value["label"] not in ("0", "1"):
@@ -132,18 +135,18 @@ def _row(
     return file, Row(value["label"], value.get("patient_id", ""), stage, part if given_split else "", view, *masks)
 
 
-def _relative(text: str, folder: Path, source: Path) -> str:
-    """`text` in `folder` as a path relative to `source`; ValueError unless it is a plain path downwards."""
-    if not text or "\0" in text or os.path.isabs(text) or ".." in text.replace("\\", "/").split("/"):
+def _downwards(text: str) -> str:
+    """`text` if it is a path that leads down from wherever it starts, else ValueError."""
+    if not text or "\0" in text or text[0] in "/\\" or ".." in text.replace("\\", "/").split("/"):
         raise ValueError("has no path within the source folder: no '..' and not absolute")
-    return os.path.relpath(os.path.abspath(folder / text), os.path.abspath(source))
+    return text
 
 
 def _mask(text: str, base: Path, source: Path) -> Path | None:
     if not text:
         return None
     for folder in (base, source):
-        path = source / _relative(text, folder, source)
+        path = folder / _downwards(text)
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise ValueError("names a mask that is not there")

@@ -22,8 +22,9 @@ pre { overflow-x: auto; background: #f6f8fa; border-radius: 6px; }
 pre { padding: .6rem .8rem; font-size: .84rem; margin: .4rem 0; }
 .output pre { background: none; padding: .2rem .8rem; }
 img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .86rem; margin: .6rem 0; display: block; overflow-x: auto; }
-th, td { padding: .22rem .6rem; border-bottom: 1px solid #d8dee4; text-align: right; }
+table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0; display: block; overflow-x: auto; }
+th, td { padding: .22rem .6rem; border: 0; border-bottom: 1px solid #d8dee4; text-align: left; }
+.dataframe th, .dataframe td { text-align: right; }
 thead th { border-bottom: 2px solid #8c959f; }
 .prompt, .anchor-link { display: none; }
 math[display=block] { margin: .8rem 0; overflow-x: auto; }
@@ -37,7 +38,7 @@ class _Renderer(markdown_mistune.IPythonRenderer):
     """Markdown with equations as MathML, which a browser draws by itself."""
 
     def block_math(self, text: str) -> str:
-        return mathml(text, display="block")
+        return mathml(text.replace("\\tag", "\\qquad\\qquad\\tag"), display="block")
 
     def inline_math(self, text: str) -> str:
         return mathml(text)
@@ -71,14 +72,14 @@ def title(notebook: Path) -> str:
 def index(entries: list[dict[str, str]], facts: dict[str, str]) -> str:
     """The first page: what was run, on what, and each notebook with its state."""
     rows = "".join(
-        f"<tr><td style='text-align:left'><a href='{html.escape(entry['file'])}'>{html.escape(entry['title'])}</a></td>"
+        f"<tr><td><a href='{html.escape(entry['file'])}'>{html.escape(entry['title'])}</a></td>"
         f"<td>{html.escape(entry['state'])}</td></tr>"
         for entry in entries
     )
     listed = "".join(f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.items())
     body = (
         "<h1>Balanced convolutional neural networks for pneumoconiosis detection: a reproduction</h1>"
-        f"<ul>{listed}</ul><table><thead><tr><th style='text-align:left'>Notebook</th><th>state</th></tr></thead>"
+        f"<ul>{listed}</ul><table><thead><tr><th>Notebook</th><th>state</th></tr></thead>"
         f"<tbody>{rows}</tbody></table><p>All numbers as one table: <a href='tables.csv'>tables.csv</a></p>"
     )
     return _whole("pneumo_nb report", body, [])

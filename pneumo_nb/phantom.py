@@ -2,17 +2,17 @@
 
 A patient (`anatomy`) is path lengths of tissue; the beam is weakened by Beer and Lambert's law, scattered, blurred and
 counted in quanta; the detector answers with the logarithm, in 12 bits. Pneumoconiosis adds small spheres to the lungs by
-the terms of the ILO (2011); healthy lungs hold things that look like them. Each picture follows from (seed, index).
+the terms of the ILO (2011); healthy lungs hold things that look like them. A picture follows from (seed, index).
 """
 
 import csv
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,24 +26,36 @@ SMALLEST_SIDE, WIDEST_SHAPE = 128, 1.5  # pixels; the longer side over the short
 
 # Linear attenuation per mm at 60 keV, the mean of a filtered 120 kVp beam: NIST XCOM mass coefficients (cm2/g) of the
 # ICRU-44 tissues, times density (g/cm3), over 10.
-PER_MM = {"soft": 0.2048 * 1.06 / 10, "fat": 0.1974 * 0.95 / 10, "bone": 0.3148 * 1.92 / 10, "blood": 0.2057 * 1.06 / 10}
+PER_MM = {
+    "soft": 0.2048 * 1.06 / 10,
+    "fat": 0.1974 * 0.95 / 10,
+    "bone": 0.3148 * 1.92 / 10,
+    "blood": 0.2057 * 1.06 / 10,
+}
 LUNG_PER_MM = 0.2053 * 0.26 / 10
-OPACITY_PER_MM = 0.2150 * 1.40 / 10  # hyaline collagen with silica and a little calcium
+OPACITY_PER_MM = 0.2150 * 1.80 / 10  # hyaline collagen with silica and calcium: between soft tissue and bone
 QUANTA_PER_MM2 = 45_000  # detected behind the patient: 2.5 uGy of 30,000 quanta / mm2 / uGy, of which 60 % count
 WHITE = 4095  # 12 bits
 
 LETTERS = {"p": (0.8, 1.5), "q": (1.5, 3.0), "r": (3.0, 10.0)}  # ILO 2011: diameters of rounded small opacities, mm
-PER_ZONE = {"p": (14, 40, 90), "q": (10, 30, 70), "r": (6, 16, 34)}  # opacities in a zone at profusion 1, 2, 3
-LARGE_MM = (12.0, 40.0)  # large opacities: longer than 10 mm
+PER_ZONE = {"p": (40, 150, 450), "q": (30, 110, 300), "r": (18, 65, 150)}  # opacities in a zone at profusion 1, 2, 3
+LARGE_MM = (25.0, 50.0)  # large opacities: longer than 10 mm
+
+FAMILY = ("Mockford", "Fakely", "Sampleton", "Phantomas", "Dummerby", "Pretendson", "Fictius", "Nonesuch")
+GIVEN = {
+    "F": ("Vera", "Imagina", "Fabula", "Chimera", "Nova", "Virtua", "Mira", "Simula"),
+    "M": ("Hypo", "Pseudo", "Placebo", "Nemo", "Fingus", "Quasi", "Ersatz", "Mendax"),
+}
 
 
 @dataclass(frozen=True)
 class Phantom:
     """One synthetic radiograph and the truth about it.
 
-    `pixels` (height, width) uint16 of 12 bits, stored as `photometric` says; `lungs` and `opacities` (height, width) bool:
-    aerated lung and pneumoconiotic opacities as projected; `profusion` 0 to 3 for upper, middle and lower zone of the left,
-    then of the right of the picture; `diameters_mm` of every opacity, large ones last; `letter` p, q, r or ''.
+    `pixels` (height, width) uint16 of 12 bits, stored as `photometric` says; `lungs` and `opacities` (height, width)
+    bool: aerated lung and pneumoconiotic opacities as projected; `profusion` 0 to 3 for the upper, middle and lower zone
+    of the left, then of the right of the picture; `diameters_mm` of every opacity, large ones last; `letter` p, q, r or
+    ''; `window` centre and width.
     """
 
     pixels: np.ndarray
@@ -62,7 +74,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class Disease:
-    """What dust has done to the lungs: profusion in six zones, the letter of the small opacities, number of large ones."""
+    """What dust has done: profusion in six zones, the letter of the small opacities, the number of large ones."""
 
     profusion: tuple[int, ...] = (0,) * 6
     letter: str = ""
@@ -128,7 +140,7 @@ def render(index: int, positive: bool, width: int = 2776, height: int = 2876, se
 def _refuse_size(width: int, height: int) -> None:
     if min(width, height) < SMALLEST_SIDE or max(width, height) > WIDEST_SHAPE * min(width, height):
         raise ValueError(
-            f"{width} x {height} pixels: sides of at least {SMALLEST_SIDE}, one at most {WIDEST_SHAPE} times the other, are right"
+            f"{width} x {height} pixels: sides of {SMALLEST_SIDE} or more, one at most {WIDEST_SHAPE} times the other, are right"
         )
 
 
@@ -177,12 +189,18 @@ def _detected(picture: _Picture, weakened: np.ndarray, chest: anatomy.Chest, bea
     """Beam -> 12-bit values, (height, width) of uint16, white where dense."""
     _collimate_and_mark(picture, weakened, chest, beam)
     primary = np.exp(-weakened)
-    primary = cv2.GaussianBlur(primary, (0, 0), max(0.18 / picture.spacing, 0.5), dst=primary)  # focal spot and detector
+    primary = cv2.GaussianBlur(
+        primary, (0, 0), max(0.18 / picture.spacing, 0.5), dst=primary
+    )  # focal spot and detector
     small, depth = (cv2.resize(full, (128, 128), interpolation=cv2.INTER_AREA) for full in (primary, weakened))
     # behind a grid scatter grows with what the beam went through, and strays over some 30 mm
-    scatter = cv2.GaussianBlur(small * np.minimum(depth, 6), (0, 0), 9, borderType=cv2.BORDER_REPLICATE) * beam.uniform(0.12, 0.3)
+    scatter = cv2.GaussianBlur(small * np.minimum(depth, 6), (0, 0), 9, borderType=cv2.BORDER_REPLICATE) * beam.uniform(
+        0.12, 0.3
+    )
     primary += cv2.resize(np.float32(scatter), (picture.width, picture.height), interpolation=cv2.INTER_LINEAR)
-    behind = float(np.median(small[16:112, 16:112] + scatter[16:112, 16:112]))  # the detector scales itself to the patient
+    behind = float(
+        np.median(small[16:112, 16:112] + scatter[16:112, 16:112])
+    )  # the detector scales itself to the patient
     counted = QUANTA_PER_MM2 * picture.spacing**2 / behind * beam.lognormal(0, 0.5)
     noise = quanta.standard_normal(primary.shape, np.float32)
     noise *= np.sqrt(primary / np.float32(counted))  # Poisson, as a Gaussian: there are many quanta in each pixel
@@ -207,17 +225,22 @@ def _collimate_and_mark(picture: _Picture, weakened: np.ndarray, chest: anatomy.
     weakened[:, width - right :] += lead
     letter = np.zeros((64, 64), np.uint8)
     side = beam.choice([-1, 1])
-    cv2.putText(letter, "R" if side < 0 else "L", (10, 54), cv2.FONT_HERSHEY_SIMPLEX, 2.2, 255, int(beam.integers(5, 9)))
+    cv2.putText(
+        letter, "R" if side < 0 else "L", (10, 54), cv2.FONT_HERSHEY_SIMPLEX, 2.2, 255, int(beam.integers(5, 9))
+    )
     size = max(int(beam.uniform(14, 22) / picture.spacing), 6)
     lead = cv2.resize(letter, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) * (4 / 255)
-    x, y = np.array([side * beam.uniform(135, 165), beam.uniform(-195, -160)]) / picture.spacing + (width / 2, height / 2)
+    x, y = np.array([side * beam.uniform(135, 165), beam.uniform(-195, -160)]) / picture.spacing + (
+        width / 2,
+        height / 2,
+    )
     rows, columns = picture.window(x, y, size / 2 - 1)
     patch = weakened[rows, columns]
     patch += lead[: patch.shape[0], : patch.shape[1]]
 
 
 def _stamp(picture: _Picture, target, place, radius_mm: float, depth: float, round_: bool = True, bumps=(0, 0, 0)):
-    """Add a small body to the attenuation: `depth` at its middle, falling to its edge as a sphere's or as a disc's.
+    """Add a small body to the attenuation: `depth` at its middle, falling to its edge like a sphere's or a disc's.
 
     Smaller than a pixel it keeps its mass, not its size. `bumps` (amplitude, two phases) make it irregular, never wider.
     Returns the window and the mask within it.
@@ -229,7 +252,9 @@ def _stamp(picture: _Picture, target, place, radius_mm: float, depth: float, rou
     dx, dy = np.float32(x - place[0]), np.float32(y - place[1])
     if bumps[0]:
         angle = np.arctan2(dy, dx)
-        radius = radius * (1 - bumps[0] * (1 + 0.6 * np.sin(2 * angle + bumps[1]) + 0.4 * np.sin(3 * angle + bumps[2])) / 2)
+        radius = radius * (
+            1 - bumps[0] * (1 + 0.6 * np.sin(2 * angle + bumps[1]) + 0.4 * np.sin(3 * angle + bumps[2])) / 2
+        )
     inner = np.maximum(1 - (dx**2 + dy**2) / np.float32(radius) ** 2, 0)
     target[rows, columns] += np.float32(depth) * (inner**0.7 if round_ else np.minimum(3 * inner, 1))
     return rows, columns, inner > 0
@@ -253,7 +278,14 @@ def _look_alikes(picture: _Picture, weakened, chest: anatomy.Chest, rng) -> None
     for place in _places(picture, central, rng.poisson(rng.uniform(10, 60)), rng):  # vessels seen end-on
         _stamp(picture, weakened, place, rng.uniform(0.7, 2.4), blood * rng.uniform(3, 9), round_=False)
     for place in _places(picture, lung, min(rng.geometric(0.3) - 1, 9), rng):  # calcified granulomas
-        _stamp(picture, weakened, place, rng.uniform(0.8, 3.5), bone * rng.uniform(1, 3.5), bumps=(0.3, *rng.uniform(0, 6, 2)))
+        _stamp(
+            picture,
+            weakened,
+            place,
+            rng.uniform(0.8, 3.5),
+            bone * rng.uniform(1, 3.5),
+            bumps=(0.3, *rng.uniform(0, 6, 2)),
+        )
     on_bone = np.where((lung > 40) & (chest.bone > 2.5), 1.0, 0.0)
     for place in _places(picture, on_bone, rng.poisson(1.0), rng):  # bone islands
         _stamp(picture, weakened, place, rng.uniform(1.5, 4), bone * rng.uniform(1.5, 4))
@@ -274,13 +306,17 @@ def _look_alikes(picture: _Picture, weakened, chest: anatomy.Chest, rng) -> None
 
 def _contracted(rng) -> Disease:
     """A case of stage I, II or III: upper zones before middle before lower, one side often a little ahead."""
-    stage = rng.choice([1, 2, 3], p=[0.36, 0.36, 0.28])
-    letter = str(rng.choice(["p", "q", "r"], p=[0.2, 0.4, 0.4]))
-    by_height = {1: [(1, 0, 0), (1, 1, 0), (1, 1, 1)], 2: [(2, 2, 2), (3, 2, 2), (3, 3, 1)], 3: [(3, 3, 2), (3, 3, 3), (3, 2, 1)]}
+    stage = rng.choice([1, 2, 3], p=[0.15, 0.35, 0.5])
+    letter = str(rng.choice(["p", "q", "r"], p=[0.1, 0.35, 0.55]))
+    by_height = {
+        1: [(1, 0, 0), (1, 1, 0), (1, 1, 1)],
+        2: [(2, 2, 2), (3, 2, 2), (3, 3, 1)],
+        3: [(3, 3, 2), (3, 3, 3), (3, 2, 1)],
+    }
     zones = np.array(by_height[stage][rng.integers(3)] * 2)
     if stage == 1 and zones[2] and rng.random() < 0.5:
         zones[rng.choice([2, 5])] = 0
-    return Disease(tuple(int(zone) for zone in zones), letter, int(rng.integers(1, 4)) if stage == 3 else 0)
+    return Disease(tuple(int(zone) for zone in zones), letter, int(rng.integers(2, 6)) if stage == 3 else 0)
 
 
 def _zones(lung: np.ndarray) -> list[np.ndarray]:
@@ -289,11 +325,16 @@ def _zones(lung: np.ndarray) -> list[np.ndarray]:
     for one in lung:
         rows = np.flatnonzero(one.max(1) > 40)
         edges = np.linspace(rows[0], rows[-1] + 1, 4).astype(int)
-        parts += [np.where((np.arange(len(one)) >= a) & (np.arange(len(one)) < b), 1, 0)[:, None] * one for a, b in zip(edges, edges[1:], strict=False)]
+        parts += [
+            np.where((np.arange(len(one)) >= a) & (np.arange(len(one)) < b), 1, 0)[:, None] * one
+            for a, b in pairwise(edges)
+        ]
     return parts
 
 
-def _opacities(picture: _Picture, weakened, chest: anatomy.Chest, disease: Disease, rng) -> tuple[np.ndarray, np.ndarray]:
+def _opacities(
+    picture: _Picture, weakened, chest: anatomy.Chest, disease: Disease, rng
+) -> tuple[np.ndarray, np.ndarray]:
     """Put the opacities of a disease into the lungs: their mask (height, width) and their diameters in mm."""
     mask, diameters = np.zeros(weakened.shape, bool), []
     per_mm = OPACITY_PER_MM - LUNG_PER_MM
@@ -302,17 +343,201 @@ def _opacities(picture: _Picture, weakened, chest: anatomy.Chest, disease: Disea
             continue
         low, high = LETTERS[disease.letter]
         number = rng.poisson(PER_ZONE[disease.letter][profusion - 1])
-        sizes = low + (high - low) * rng.beta(1.5, 2.5, number)
+        sizes = low + (high - low) * rng.beta(2, 2, number)
         inside = np.where(zone > 30, zone, 0)
         for place, size in zip(_places(picture, inside, number, rng), sizes, strict=True):
-            rows, columns, seen = _stamp(picture, weakened, place, size / 2, per_mm * size, bumps=(0.3, *rng.uniform(0, 6, 2)))
+            rows, columns, seen = _stamp(
+                picture, weakened, place, size / 2, per_mm * size, bumps=(0.3, *rng.uniform(0, 6, 2))
+            )
             mask[rows, columns] |= seen
             diameters.append(size)
-    upper = sum(_zones(chest.lung)[zone] for zone in (0, 3)) if disease.large else None
-    for _ in range(disease.large):
+    for number in range(disease.large):  # massive fibrosis: upper zones, on both sides
+        upper = _zones(chest.lung)[3 * (number % 2)]
         size = rng.uniform(*LARGE_MM)
         (place,) = _places(picture, np.where(upper > 60, 1.0, 0.0), 1, rng)
-        rows, columns, seen = _stamp(picture, weakened, place, size / 2, per_mm * 0.45 * size, bumps=(0.5, *rng.uniform(0, 6, 2)))
+        rows, columns, seen = _stamp(
+            picture, weakened, place, size / 2, per_mm * 0.9 * size, bumps=(0.35, *rng.uniform(0, 6, 2))
+        )
         mask[rows, columns] |= seen
         diameters.append(size)
     return mask, np.array(diameters)
+
+
+def write(
+    folder: str | Path,
+    patients: int = 706,
+    positives: int = 142,
+    width: int = 2776,
+    height: int = 2876,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a data set of synthetic radiographs, whole or not at all; the same arguments give the same bytes.
+
+    `folder` gets radiographs/*.dcm, masks/lungs/*.png and masks/opacities/*.png (0 and 255), labels.csv (file, label,
+    patient_id, stage, lung_mask, opacity_mask) and phantom.json. A folder finished with these settings is left as it is.
+    `workers` processes share the work (as many as there are cores; 1 uses none); `progress(done, patients)` is called
+    after each radiograph. ValueError, in one line, for impossible numbers and for a folder that holds something else.
+    """
+    folder, truth = Path(folder), labels(patients, positives, seed)
+    _refuse_size(width, height)
+    settings = {"generator": "pneumo_nb.phantom", "version": VERSION, "patients": patients, "positives": positives}
+    settings |= {"width": width, "height": height, "seed": seed}
+    if folder.exists():
+        _refuse_other(folder, settings)
+        return folder
+    with paths.whole(folder) as beside:
+        for part in ("radiographs", "masks/lungs", "masks/opacities"):
+            (beside / part).mkdir(parents=True)
+        tasks = [(beside, index, bool(label), width, height, seed) for index, label in enumerate(truth)]
+        rows = []
+        for row in _done(tasks, workers or _cores()):
+            rows.append(row)
+            if progress:
+                progress(len(rows), patients)
+        with (beside / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["file", "label", "patient_id", "stage", "lung_mask", "opacity_mask"])
+            table.writerows(sorted(rows))
+        (beside / "phantom.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n")
+    return folder
+
+
+def _refuse_other(folder: Path, settings: dict) -> None:
+    try:
+        found = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{folder.name!r} exists and is no finished phantom: name a new folder") from None
+    if found != settings:
+        names = sorted(name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name])
+        raise ValueError(
+            f"{folder.name!r} holds a phantom of another {', '.join(names)}: name a new folder or remove it"
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _done(tasks: list[tuple], workers: int) -> Iterator[tuple]:
+    """A row of the table for each task, as the radiographs get written."""
+    if workers <= 1 or len(tasks) <= 1:
+        yield from map(_write_one, tasks)
+        return
+    # spawned, not forked: a notebook's kernel has threads; one thread each, for there are as many processes as cores
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(_write_one, tasks)
+
+
+def _write_one(task: tuple) -> tuple:
+    folder, index, positive, width, height, seed = task
+    phantom = render(index, positive, width, height, seed)
+    header = _header(phantom, index, seed)
+    name = f"{header.PatientID}_{header.StudyDate}"
+    files = [f"radiographs/{name}.dcm", f"masks/lungs/{name}.png", f"masks/opacities/{name}.png"]
+    header.save_as(folder / files[0], enforce_file_format=True)
+    for file, mask in zip(files[1:], (phantom.lungs, phantom.opacities), strict=True):
+        _, content = cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        (folder / file).write_bytes(content)
+    return files[0], phantom.label, header.PatientID, phantom.stage, *files[1:]
+
+
+def _header(phantom: Phantom, index: int, seed: int):
+    """The radiograph as a Digital X-Ray image for presentation (PS3.3 A.26), full of invented identifiers."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = _uid(seed, index, "image")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    header.SpecificCharacterSet = "ISO_IR 192"
+    header.StudyInstanceUID, header.SeriesInstanceUID = _uid(seed, index, "study"), _uid(seed, index, "series")
+    for keyword, value in (_acquisition(phantom) | _identifiers(phantom, index, seed)).items():
+        setattr(header, keyword, value)
+    private = header.private_block(0x0011, "PNEUMO_NB INVENTED", create=True)
+    private.add_new(0x01, "LO", f"Invented home phone +00 555 {header.PatientID[3:]}")
+    private.add_new(0x02, "PN", str(header.PatientName))
+    header.PixelData = phantom.pixels.astype("<u2").tobytes()
+    header["PixelData"].VR = "OW"
+    return header
+
+
+def _uid(seed: int, index: int, what: str) -> str:
+    """A UID of the form 2.25.<128 bits> that follows from what it names."""
+    name = f"pneumo_nb phantom {VERSION} {seed} {index} {what}"
+    return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])}"
+
+
+def _acquisition(phantom: Phantom) -> dict:
+    """The attributes that say what the picture is and how it is to be shown."""
+    height, width = phantom.pixels.shape
+    inverse = phantom.photometric == "MONOCHROME1"
+    spacing = [f"{phantom.spacing_mm:.6f}"] * 2
+    return {
+        "Modality": "DX", "PresentationIntentType": "FOR PRESENTATION", "ImageType": ["DERIVED", "PRIMARY"],
+        "DerivationDescription": "Simulated", "SeriesNumber": 1, "InstanceNumber": 1, "SeriesDescription": "CHEST PA",
+        "BodyPartExamined": "CHEST", "ViewPosition": "PA", "PatientOrientation": ["L", "F"], "ImageLaterality": "U",
+        "AnatomicRegionSequence": [_code("51185008", "SCT", "Chest")], "ViewCodeSequence": [_view()],
+        "PatientOrientationCodeSequence": [_code("10904000", "SCT", "Erect")], "Laterality": None,
+        "AcquisitionContextSequence": [], "PositionerType": "", "DetectorType": "SCINTILLATOR", "KVP": "120",
+        "Manufacturer": "pneumo_nb", "ManufacturerModelName": "phantom", "SoftwareVersions": str(VERSION),
+        "Rows": height, "Columns": width, "SamplesPerPixel": 1, "PhotometricInterpretation": phantom.photometric,
+        "BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0, "ImagerPixelSpacing": spacing,
+        "PixelSpacing": spacing, "PixelIntensityRelationship": "LOG",
+        "PixelIntensityRelationshipSign": 1 if inverse else -1, "RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "US", "WindowCenter": str(phantom.window[0]),
+        "WindowWidth": str(phantom.window[1]), "PresentationLUTShape": "INVERSE" if inverse else "IDENTITY",
+        "LossyImageCompression": "00", "BurnedInAnnotation": "NO", "PatientPosition": None,
+    }  # fmt: skip
+
+
+def _code(value: str, scheme: str, meaning: str):
+    from pydicom.dataset import Dataset
+
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    return code
+
+
+def _view():
+    view = _code("399348003", "SCT", "postero-anterior")
+    view.ViewModifierCodeSequence = []
+    return view
+
+
+def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
+    """What a hospital writes into a header and what must not leave it; all of it invented, none of it random."""
+    from pydicom.dataset import Dataset
+
+    rng = np.random.default_rng([seed, index, 0x1D])
+    number = (index * 7919 + seed * 104_729 + 4211) % 1_000_000  # one to one for up to a million patients
+    given, physician = (
+        GIVEN[phantom.sex][rng.integers(8)],
+        f"{FAMILY[rng.integers(8)]}^{GIVEN['F'][rng.integers(8)]}^^Dr",
+    )
+    name, patient = f"{FAMILY[rng.integers(8)]}{number}^{given}", f"PX-{number:06d}"
+    year, age = int(rng.integers(2012, 2020)), int(rng.integers(32, 78))
+    date = f"{year}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
+    other, request = Dataset(), Dataset()
+    other.PatientID, other.TypeOfPatientID, other.IssuerOfPatientID = f"NHX{number * 3 + 17}", "TEXT", "Nowhere Health"
+    request.RequestedProcedureID, request.ScheduledProcedureStepID = f"RQ{number}", f"ST{number}"
+    request.RequestedProcedureDescription = f"CHEST PA for {name.replace('^', ' ')}"
+    return {
+        "PatientName": name, "PatientID": patient, "PatientSex": phantom.sex, "PatientAge": f"{age:03d}Y",
+        "PatientBirthDate": f"{year - age - 1}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}",
+        "PatientAddress": f"{number % 97 + 1} Imaginary Lane, Nowhere",
+        "PatientTelephoneNumbers": f"+00 555 {number:06d}",
+        "PatientMotherBirthName": f"{FAMILY[rng.integers(8)]}{number}", "OtherPatientIDsSequence": [other],
+        "Occupation": f"Miner, Pit {number % 13 + 1}", "PatientComments": f"Invented patient {name.replace('^', ' ')}",
+        "StudyDate": date, "SeriesDate": date, "AcquisitionDate": date, "ContentDate": date,
+        "StudyTime": f"{rng.integers(8, 18):02d}{rng.integers(60):02d}00", "ContentTime": f"{rng.integers(8, 18):02d}0500",
+        "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "StudyDescription": "CHEST PA",
+        "ReferringPhysicianName": physician, "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
+        "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "InstitutionName": "Imaginary Dust Hospital",
+        "InstitutionAddress": "1 Nowhere Road, Imaginary Town", "InstitutionalDepartmentName": "Fictional Radiology",
+        "StationName": f"DXROOM{number % 3 + 1}", "DeviceSerialNumber": f"SN{number % 3 + 77001}",
+        "RequestAttributesSequence": [request], "ImageComments": f"Shown to {physician.split('^')[0]}, see {patient}",
+    }  # fmt: skip

@@ -18,18 +18,19 @@ from typing import Any
 
 from pneumo_nb import images, paths, pseudonyms
 from pneumo_nb import labels as source_labels
+from pneumo_nb import phantom as synthetic
 from pneumo_nb.convert import Job, Task, convert_all, equalise, refine, render
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.settings import PhantomSettings, PrepareSettings
 from pneumo_nb.splits import leak_groups, overlap, split
 
-__all__ = ["equalise", "overlap", "prepare", "read_dataset", "refine", "split", "summary"]
+__all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine", "split", "summary"]
 
 FORMAT = 1  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
 MANIFEST += ["source_sha256", "sha256"]
 REJECTS = ["file", "position", "reason"]
-DEFAULTS = PrepareSettings()
+DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that are converted before more processes have started
 
 
@@ -49,21 +50,20 @@ def prepare(
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
     both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once.
     """
-    _check(name, settings)
-    source, folder = Path(source), paths.prepared(name)
+    _check(name, workers)
+    source, folder = Path(source).resolve(), paths.prepared(name)
     table = _labels_path(source, labels)
     rows = source_labels.read(table, source, settings.split == "given") if table else None
     masks = [mask for row in (rows or {}).values() for mask in row.masks().values()]
-    besides = ([table] if table else []) + masks
-    files = source_labels.find(source, besides)
+    files = source_labels.find(source, [table, *masks] if table else [])
     if not files:
         raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
-    if folder.parent.resolve().is_relative_to(source.resolve()):
+    if folder.parent.resolve().is_relative_to(source):
         raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
     _check_split(rows, settings)
     with _alone(folder):
         key = pseudonyms.key()
-        fingerprint = _fingerprint(key, settings, source, files, besides)
+        fingerprint = _fingerprint(key, settings, source, files, rows or {})
         if _done(folder, fingerprint):
             return folder
         with paths.whole(folder) as part:
@@ -73,6 +73,26 @@ def prepare(
             accepted, rejected = _convert(job, files, rows, progress, workers or _workers(len(files)))
             _finish(job, name, accepted, rejected, rows is not None, fingerprint)
     return folder
+
+
+def phantom(
+    name: str = "phantom",
+    size: PhantomSettings = SMOKE,
+    settings: PrepareSettings = DEFAULTS,
+    progress: bool = True,
+) -> Path:
+    """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
+    from tqdm.auto import tqdm
+
+    _check(name, None)
+    source = paths.raw(f"phantom-{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}")
+    with (
+        _alone(source),
+        tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False) as bar,
+    ):
+        arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
+        synthetic.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
+    return prepare(source, None, name, settings, progress)
 
 
 def read_dataset(name: str) -> tuple[Any, dict]:
@@ -109,16 +129,16 @@ def _class(label: str) -> str:
     return {"0": "negative", "1": "positive"}.get(label, "unlabelled")
 
 
-def _check(name: str, settings: PrepareSettings) -> None:
+def _check(name: str, workers: int | None) -> None:
     if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
         raise ValueError(f"{name!r} cannot name a dataset: use up to 64 letters, digits, '-' and '_'")
-    if settings.bits == 16 and settings.format == "jpg":
-        raise ValueError("a jpg holds 8 bits a pixel: set format=png for bits=16")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers = {workers}: there must be at least 1")
 
 
 def _labels_path(source: Path, labels: str | Path | None) -> Path | None:
-    beside = source / "labels.csv"
-    return Path(labels) if labels else beside if beside.is_file() else None
+    path = Path(labels) if labels else source / "labels.csv"
+    return path.parent.resolve() / path.name if labels or path.is_file() else None
 
 
 def _check_split(rows: dict | None, settings: PrepareSettings) -> None:
@@ -130,7 +150,9 @@ def _check_split(rows: dict | None, settings: PrepareSettings) -> None:
 
 
 def _workers(files: int) -> int:
-    return len(os.sched_getaffinity(0)) if files >= FEW else 1
+    if files < FEW:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -148,12 +170,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: list[str], besides: list[Path]) -> str:
-    """One keyed hash of all that goes in, by name, size and time of change: equal inputs need no second preparation."""
-    state = hmac.new(key, f"{FORMAT} {settings.digest()}".encode(), "sha256")
-    for path in [source / file for file in files] + besides:
-        found = path.lstat()
-        state.update(os.fsencode(path.relative_to(source) if path.is_relative_to(source) else path.name))
+def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: list[str], rows: dict) -> str:
+    """One keyed hash of all that goes in, files by name, size and time: equal inputs are not prepared twice."""
+    said = repr(sorted(rows.items(), key=lambda pair: pair[0])).encode("utf-8", "surrogateescape")
+    state = hmac.new(key, f"{FORMAT} {settings.digest()} ".encode() + said, "sha256")
+    masks = [mask for row in rows.values() for mask in row.masks().values()]
+    for path in [source / file for file in files] + sorted(masks):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:  # since it was listed; converting it will give the reason
+            continue
+        state.update(os.fsencode(path.relative_to(source) if path.is_relative_to(source) else path))
         state.update(f"\0{found.st_size} {found.st_mtime_ns} {found.st_mode}\0".encode())
     return state.hexdigest()
 
@@ -178,8 +205,8 @@ def _convert(
             tasks.append((position, Task(file, image_id, rows[file] if rows else source_labels.Row())))
         else:
             rejected.append({"file": image_id, "position": position, "reason": "it has no row in the labels CSV"})
-    if len({task.image_id for _, task in tasks}) < len(tasks):
-        raise ValueError("two files have one pseudonym: rename one of them")  # 1 chance in 500,000 at 30,000 files
+    if len({task.image_id for _, task in tasks}) < len(tasks):  # about 1 chance in 600,000 at 30,000 files
+        raise ValueError("two files have one pseudonym: rename one of them")
     outcomes = convert_all(job, (task for _, task in tasks), workers)
     bar = tqdm(outcomes, total=len(tasks), desc="prepare", unit=" files", disable=not progress)
     for (position, task), outcome in zip(tasks, bar, strict=True):

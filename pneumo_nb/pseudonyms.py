@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 from contextlib import suppress
+from pathlib import Path
 
 from pneumo_nb import paths
 
@@ -24,7 +25,7 @@ def key() -> bytes:
     return bytes.fromhex(text)
 
 
-def _make(path: os.PathLike) -> None:
+def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -36,7 +37,7 @@ def _make(path: os.PathLike) -> None:
         with suppress(FileExistsError):  # the name is taken: the first process wins
             os.link(beside, path)
     finally:
-        os.unlink(beside)
+        beside.unlink()
 
 
 def digest(secret: bytes, kind: str, content: bytes) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from pneumo_nb import dataset, metrics, models, paper, paths, train
 from pneumo_nb.settings import TrainSettings, digest
 
+FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
 FORMAT = 1  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
 
 
@@ -144,12 +145,18 @@ def tables(dataset_hash: str) -> pd.DataFrame:
     ]
     for run in finished(dataset_hash):
         about = {"source": "run", "protocol": protocol(run.settings), "seed": run.settings.seed, "key": run.key}
-        more = {name: run.record[name] for name in ("test_auc", "epoch_reported", "threshold", "device", "seconds")}
+        more = {name: run.record[name] for name in FROM_RECORD}
         measured = about | more | _with_intervals(run.counts)
         rows += [place | measured for place in _places(run.settings)]
     frame = pd.DataFrame(rows)
-    frame["table"] = frame["table"].astype("Int64")
-    return frame.reindex(columns=list(dict.fromkeys(["table", "column", "source", "protocol", "seed", *frame.columns])))
+    about = ["table", "column", "source", "protocol", "seed", "key"]
+    measured = [name for name in frame.columns if name not in (*about, *FROM_RECORD)]
+    frame = frame.reindex(columns=[*about, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
+    places = {column: place for place, column in enumerate(dict.fromkeys(frame["column"]))}
+    order = ["table", "column", "source", "protocol", "seed", "key"]
+    return frame.sort_values(
+        order, key=lambda values: values.map(places) if values.name == "column" else values, ignore_index=True
+    )
 
 
 def protocol(settings: TrainSettings) -> str:

@@ -79,6 +79,12 @@ class PhantomSettings(Settings):
     height: int = Field(530, ge=128, description="pixels of the original (four times Section 2.1's 719: 2876)")
     phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
 
+    @model_validator(mode="after")
+    def _some_are_healthy(self) -> "PhantomSettings":
+        if self.positives > self.patients - 2:
+            raise ValueError(f"positives = {self.positives}: at most patients - 2 = {self.patients - 2}")
+        return self
+
 
 class PrepareSettings(Settings):
     """From a source folder to a prepared dataset (Section 2.1)."""

@@ -143,6 +143,7 @@ def test_lossless_encodings_of_one_picture_give_one_picture(tmp_path, syntax):
     assert facts["transfer_syntax"] == syntax.name
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 def test_facts_are_numbers_and_words_from_closed_lists(tmp_path):
     header = radiograph(stored_values(), ViewPosition="Miller", BodyPartExamined="", ImagerPixelSpacing=[0.15, 0.15])
     _, facts = dicom.read(save(header, tmp_path / "a.dcm"))
@@ -221,6 +222,15 @@ def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path):
         dicom.read(save(header, tmp_path / "a.dcm"))
 
 
+def test_a_file_cut_short_is_said_to_be(tmp_path):
+    header = radiograph(stored_values())
+    encode(header, JPEG2000Lossless)
+    content = save(header, tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "b.dcm").write_bytes(content[:-900])
+    with pytest.raises(dicom.Rejected, match="cut short"):
+        dicom.read(tmp_path / "b.dcm")
+
+
 def test_libraries_print_no_header_values(tmp_path, capfd, caplog):
     header = radiograph(stored_values())
     header.StudyDescription, header.WindowCenter, header.StudyInstanceUID = "654321", "654321", "654321"
@@ -262,7 +272,7 @@ def test_a_rust_panic_is_a_reason(tmp_path, monkeypatch):
         raise PanicException("Miller")
 
     monkeypatch.setattr("pydicom.pixels.pixel_array", panic)
-    with pytest.raises(dicom.Rejected, match="cannot be decoded.*PanicException"):
+    with pytest.raises(dicom.Rejected, match=r"cannot be decoded.*PanicException"):
         dicom.read(save(radiograph(stored_values()), tmp_path / "a.dcm"))
 
 

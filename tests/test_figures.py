@@ -1,18 +1,7 @@
-import matplotlib
 import numpy as np
 import pandas as pd
-import pytest
 
 from pneumo_nb import figures
-
-matplotlib.use("agg")
-
-
-@pytest.fixture(autouse=True)
-def close_all():
-    yield
-    matplotlib.pyplot.close("all")
-
 
 def history(epochs=3):
     columns = {
@@ -62,7 +51,7 @@ def test_beside_the_paper_draws_every_seed_and_leaves_undefined_values_out():
             {"column": "n = 1", "source": "run", "seed": 1} | row,
         ]
     )
-    figure = drawn(figures.beside_the_paper(rows))
+    figure = drawn(figures.beside_the_paper(rows.astype({"seed": "Int64"})))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         "n = 1, paper",
         "n = 1, seed 0",

@@ -18,7 +18,7 @@ def test_files_are_known_by_content_and_not_by_name(tmp_path):
     assert [images.kind(tmp_path / name) for name in ("a.dcm", "b.jpg", "c")] == ["png", "dicom", "jpg"]
 
 
-@pytest.mark.parametrize("content,reason", [(b"", "empty"), (b"GIF89a", "not a DICOM, JPG or PNG"), (b"\0" * 200, "not a")])
+@pytest.mark.parametrize("content,reason", [(b"", "empty"), (b"GIF89a", "not a DICOM, JPG or"), (b"\0" * 200, "not a")])
 def test_other_files_are_rejected(tmp_path, content, reason):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(Rejected, match=reason):

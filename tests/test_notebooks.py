@@ -59,6 +59,18 @@ def test_one_parameters_cell_of_commented_literals_comes_before_all_other_code(n
         assert "  # " in line
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_can_read_every_parameter(path):
+    (cell,) = tagged(nbformat.read(path, as_version=4), "parameters")
+    names = [statement.targets[0].id for statement in ast.parse(cell.source).body]
+    assert list(papermill.inspect_notebook(str(path))) == names  # it skips a line with an "=" in its comment
+
+
+def test_no_line_of_code_runs_out_of_the_page(notebook):
+    bodies = [cell.source for cell in code(notebook) if "parameters" not in cell.metadata.get("tags", [])]
+    assert not [line for body in bodies for line in body.splitlines() if len(line) > 100]
+
+
 def test_imports_stand_in_one_cell_without_stars(notebook):
     importing = [cell for cell in code(notebook) if re.search(r"^(import|from) ", cell.source, flags=re.MULTILINE)]
     assert importing == [code(notebook)[1]] and "import *" not in importing[0].source

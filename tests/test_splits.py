@@ -100,5 +100,6 @@ def test_images_of_a_patient_or_of_one_picture_stay_together():
 
 
 def test_overlap_counts_test_patients_seen_in_training_or_validation():
-    manifest = {"patient_id": list("aabbccd"), "split": ["test", "train", "test", "validation", "test", "test", "train"]}
+    parts = ["test", "train", "test", "validation", "test", "test", "train"]
+    manifest = {"patient_id": list("aabbccd"), "split": parts}
     assert overlap(manifest) == 2

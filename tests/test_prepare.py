@@ -1,0 +1,339 @@
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
+
+from pneumo_nb import images, paths
+from pneumo_nb.prepare import MANIFEST, prepare, read_dataset, refine, summary
+from pneumo_nb.settings import PrepareSettings
+
+
+def quiet(source, name="x", labels=None, workers=1, **settings) -> Path:
+    return prepare(source, labels, name, PrepareSettings(**settings), progress=False, workers=workers)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a prepared folder; of dataset.json only what does not depend on times of change and the name."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    record = json.loads(found["dataset.json"])
+    return found | {"dataset.json": {k: v for k, v in record.items() if k not in ("name", "fingerprint")}}
+
+
+def test_a_prepared_folder_holds_images_manifest_rejects_and_counts(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    (source / "junk.dcm").write_bytes(b"junk")
+    save_picture(source / "extra.png", picture(99))
+    folder = quiet(source, validation_fraction=0.25)
+    assert folder == paths.prepared("x")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "dataset.json",
+        "examples",
+        "images",
+        "manifest.csv",
+        "rejects.csv",
+    ]
+    manifest, dataset = read_dataset("x")
+    assert list(manifest.columns) == MANIFEST
+    assert (manifest["width"] == 24).all() and (manifest["original_height"] == 80).all()
+    for row in manifest.itertuples():
+        assert row.file == f"images/{row.image_id}.jpg"
+        assert hashlib.sha256((folder / row.file).read_bytes()).hexdigest() == row.sha256
+    assert sorted(manifest["source_sha256"]) == sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in source.glob("0*.png")
+    )
+    rejects = pd.read_csv(folder / "rejects.csv")
+    assert rejects["position"].tolist() == [21, 22]  # extra.png and junk.dcm, after 000.png to 019.png
+    assert rejects["file"].str.fullmatch("r-[0-9a-f]{12}").all()
+    assert set(rejects["reason"]) == {"it has no row in the labels CSV"}
+    counts = dataset["counts"]
+    assert (counts["found"], counts["accepted"], counts["rejected"]) == (22, 20, 2)
+    assert counts["parts"] == {
+        "test": {"0": 2, "1": 2},
+        "train": {"0": 6, "1": 6},
+        "validation": {"0": 2, "1": 2},
+    }
+    assert dataset["overlap"] == 0 and dataset["patients_from"] == {"the labels CSV": 20}
+
+
+def test_bad_files_change_nothing_for_the_good(home, tmp_path):
+    clean = folder_of_pictures(tmp_path / "clean")
+    mixed = folder_of_pictures(tmp_path / "mixed")
+    os.mkfifo(mixed / "000pipe")
+    (mixed / "link").symlink_to(mixed / "001.png")
+    (mixed / "away").symlink_to(tmp_path)
+    (mixed / "empty.dcm").write_bytes(b"")
+    save(radiograph(stored_values(), Modality="CT"), mixed / "inner" / "ct.dcm")
+    unreadable = save_picture(mixed / "locked.png", picture())
+    (mixed / os.fsdecode(b"\xff.dcm")).write_bytes(bytes(128) + b"DICM" + os.urandom(500))
+    with (mixed / "labels.csv").open("a") as table:
+        table.write("inner/ct.dcm,1,z\nlocked.png,1,z\nempty.dcm,0,z\n")
+    unreadable.chmod(0)
+    one, two = contents(quiet(clean, "one")), contents(quiet(mixed, "two"))
+    locked = 0 if os.geteuid() == 0 else 1  # root reads everything: then there is one image more
+    if locked:
+        assert one["manifest.csv"] == two["manifest.csv"]
+        assert {k: v for k, v in one.items() if k.startswith("images/")} == {
+            k: v for k, v in two.items() if k.startswith("images/")
+        }
+    assert {k: v for k, v in two.items() if k in one and k.startswith("images/")} == {
+        k: v for k, v in one.items() if k.startswith("images/")
+    }
+    assert two["dataset.json"]["counts"]["rejected"] == 6 + locked
+    assert two["dataset.json"]["counts"]["found"] == 27
+
+
+def test_the_same_call_does_nothing_and_any_change_prepares_anew(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    folder = quiet(source)
+    before = (folder / "dataset.json").stat().st_mtime_ns
+    assert quiet(source) == folder and (folder / "dataset.json").stat().st_mtime_ns == before
+    first = read_dataset("x")[1]["hash"]
+    quiet(source, quality=50)
+    assert read_dataset("x")[1]["hash"] != first
+    quiet(source)
+    assert read_dataset("x")[1]["hash"] == first
+    save_picture(source / "000.png", picture(1234))
+    quiet(source)
+    assert read_dataset("x")[1]["hash"] != first
+    (folder / "dataset.json").write_text("{")
+    quiet(source)
+    read_dataset("x")
+
+
+def test_workers_and_the_place_of_the_source_do_not_show(home, tmp_path):
+    one = folder_of_pictures(tmp_path / "one")
+    two = tmp_path / "two"
+    two.mkdir()
+    for path in sorted(one.iterdir(), reverse=True):
+        (two / path.name).write_bytes(path.read_bytes())
+    assert contents(quiet(one, "one", workers=1)) == contents(quiet(two, "two", workers=2))
+
+
+def test_figure_1_can_be_rebuilt_from_the_examples(home, tmp_path):
+    settings = {"format": "png", "order": "downsize_first"}
+    folder = quiet(folder_of_pictures(tmp_path / "source"), **settings)
+    manifest, dataset = read_dataset("x")
+    assert manifest.set_index("image_id").loc[dataset["examples"], "label"].tolist() == ["1", "0"]
+    for image_id in dataset["examples"]:
+        original = cv2.imread(str(folder / f"examples/{image_id}.png"), cv2.IMREAD_UNCHANGED)
+        prepared = cv2.imread(str(folder / f"images/{image_id}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(refine(original, PrepareSettings(**settings)), prepared)
+
+
+def test_dicom_at_sixteen_bits_goes_all_the_way(home, tmp_path):
+    for number in range(4):
+        save(radiograph(stored_values(16, seed=number), 16, PatientID=f"P{number // 2}"), tmp_path / f"s/{number}.dcm")
+    folder = quiet(tmp_path / "s", bits=16, format="png", downsize=2)
+    manifest, dataset = read_dataset("x")
+    image = cv2.imread(str(folder / manifest["file"][0]), cv2.IMREAD_UNCHANGED)
+    assert image.dtype == np.uint16 and image.shape == (35, 45)
+    assert manifest["patient_id"].nunique() == 2 and dataset["patients_from"] == {"DICOM PatientID": 4}
+    assert set(manifest["split"]) == {"none"} and set(manifest["label"]) == {""}
+    assert "none: 4 images, 4 unlabelled" in summary(dataset)
+
+
+def test_a_phantom_folder_is_prepared_with_its_masks(home, tmp_path):
+    source, lines = tmp_path / "source", ["file,label,patient_id,stage,lung_mask,opacity_mask"]
+    for number in range(12):
+        save(radiograph(stored_values(shape=(80, 80), seed=number)), source / f"radiographs/{number}.dcm")
+        for kind in ("lungs", "opacities"):
+            mask = np.zeros((80, 80), np.uint8)
+            mask[20:60, 8 * (kind == "lungs") : 40] = 255
+            save_picture(source / f"masks/{kind}/{number}.png", mask)
+        masks = f"masks/lungs/{number}.png,masks/opacities/{number}.png"
+        lines.append(f"radiographs/{number}.dcm,{number % 2},p{number},{number % 2 * 3},{masks}")
+    (source / "labels.csv").write_text("\n".join(lines))
+    (source / "phantom.json").write_text("{}")
+    folder = quiet(source, split="paper")
+    manifest, dataset = read_dataset("x")
+    assert dataset["counts"]["found"] == dataset["counts"]["accepted"] == 12
+    assert manifest["stage"].tolist() == [str(int(label) * 3) for label in manifest["label"]]
+    for image_id in manifest["image_id"]:
+        for kind, area in (("lungs", 8 * 10), ("opacities", 10 * 10)):
+            mask = cv2.imread(str(folder / f"masks/{image_id}_{kind}.png"), cv2.IMREAD_UNCHANGED)
+            assert mask.shape == (20, 20) and np.count_nonzero(mask) == area
+
+
+def test_a_patient_and_a_picture_are_never_on_both_sides(home, tmp_path):
+    source, lines = tmp_path / "source", ["file,label,patient_id"]
+    for number in range(40):
+        save_picture(source / f"{number}.png", picture(number // 4 if number % 2 else number))
+        lines.append(f"{number}.png,{number % 2},{'shared' if number in (2, 5, 9) else number}")
+    (source / "labels.csv").write_text("\n".join(lines))
+    quiet(source)
+    manifest, dataset = read_dataset("x")
+    assert dataset["counts"]["duplicates"] == 15 and dataset["overlap"] == 0
+    sources = {hashlib.sha256(path.read_bytes()).hexdigest(): path.stem for path in source.glob("*.png")}
+    sides = manifest.groupby("source_sha256")["split"].nunique()
+    assert len(sources) == 25 and (sides == 1).all()
+    assert manifest.groupby("patient_id")["split"].nunique().max() == 1
+    assert "15 images show the same picture as another one" in summary(dataset)
+
+
+def test_the_papers_split_says_how_many_patients_leak(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 20, 20)
+    table = pd.read_csv(source / "labels.csv")
+    table["patient_id"] = [f"p{n // 4}" for n in range(40)]
+    table.to_csv(source / "labels.csv", index=False)
+    quiet(source, split="paper")
+    manifest, dataset = read_dataset("x")
+    train, test = (set(manifest[manifest["split"] == part]["patient_id"]) for part in ("train", "test"))
+    assert dataset["overlap"] == len(train & test) > 0
+    assert f"{len(train & test)} of the {len(test)} patients of the test part are also in training" in summary(dataset)
+
+
+def test_a_given_split_is_kept(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 2, 2)
+    table = pd.read_csv(source / "labels.csv", dtype=str)
+    table["split"] = ["test", "train", "train", "test"]
+    table["stage"] = ["0", "0", "I", "II"]
+    table.to_csv(source / "labels.csv", index=False)
+    quiet(source, split="given")
+    manifest, _ = read_dataset("x")
+    assert manifest["split"].tolist() == ["test", "train", "train", "test"]
+    assert manifest["stage"].tolist() == ["0", "0", "I", "II"]
+
+
+REFUSED = [
+    ({"name": "../x"}, "cannot name a dataset"),
+    ({"name": ""}, "cannot name a dataset"),
+    ({"name": "a b"}, "cannot name a dataset"),
+    ({"workers": 0}, "at least 1"),
+    ({"source": "nothing"}, "there is no folder"),
+    ({"source": "source/000.png"}, "there is no folder"),
+    ({"source": "empty"}, "holds no files"),
+    ({"source": "."}, "contains data/prepared"),
+    ({"labels": "nothing.csv"}, "'nothing.csv' cannot be opened"),
+    ({"test_fraction": 0.01}, "too few for one in the test part"),
+    ({"split": "given"}, "needs the columns file, label, split"),
+]
+
+
+@pytest.mark.parametrize("call,message", REFUSED)
+def test_what_cannot_work_is_refused_before_it_starts(home, tmp_path, monkeypatch, call, message):
+    folder_of_pictures(tmp_path / "source")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("pneumo_nb.prepare.convert_all", None)
+    call = {"source": "source", "name": "x"} | call
+    labels = tmp_path / call.pop("labels") if "labels" in call else None
+    with pytest.raises(ValueError, match=message) as caught:
+        quiet(tmp_path / call.pop("source"), call.pop("name"), labels, **call)
+    assert "\n" not in str(caught.value)
+    assert not (home / "data").exists()
+
+
+def test_too_little_left_after_rejecting_leaves_nothing_behind(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    for number in range(10, 20):
+        (source / f"{number:03}.png").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="all accepted radiographs have label 0"):
+        quiet(source)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "a").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"none of the 1 files became an image \(1: it is not a DICOM"):
+        quiet(tmp_path / "junk")
+    assert [path for path in paths.prepared().iterdir() if path.is_dir()] == []
+
+
+def test_a_missing_dataset_is_refused_with_the_names_there_are(home, tmp_path):
+    with pytest.raises(ValueError, match="no prepared dataset 'y'; there is none yet"):
+        read_dataset("y")
+    quiet(folder_of_pictures(tmp_path / "source"))
+    with pytest.raises(ValueError, match="no prepared dataset 'y'; there is x"):
+        read_dataset("y")
+
+
+def test_a_full_disk_leaves_the_old_dataset_and_no_half_of_a_new_one(home, tmp_path, monkeypatch):
+    source = folder_of_pictures(tmp_path / "source")
+    before = contents(quiet(source))
+    encode, calls = images.encode, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:
+            raise OSError(28, "No space left on device")
+        return encode(*arguments)
+
+    monkeypatch.setattr(images, "encode", full)
+    with pytest.raises(OSError, match="No space left"):
+        quiet(source, quality=50)
+    assert contents(paths.prepared("x")) == before
+    assert [path.name for path in paths.prepared().iterdir() if path.is_dir()] == ["x"]
+
+
+SCRIPT = """
+import sys
+from pneumo_nb.prepare import prepare
+if __name__ == "__main__":
+    prepare(sys.argv[1], None, "x", progress=False, workers=2)
+"""
+
+
+def test_killed_at_any_moment_the_same_command_again_ends_the_same(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 60, 60)
+    undisturbed = contents(quiet(source, "y"))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(source)]
+    run = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+    while run.poll() is None and not list(paths.prepared().glob(".x.*.part/images/*")):
+        time.sleep(0.002)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not paths.prepared("x").exists() and list(paths.prepared().glob(".x.*.part"))
+    assert contents(quiet(source)) == undisturbed
+    assert not list(paths.prepared().glob(".x.*.part"))
+
+
+def test_a_dataset_set_aside_by_a_killed_run_comes_back(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    folder = quiet(source)
+    before = (folder / "manifest.csv").stat().st_mtime_ns
+    folder.rename(folder.with_name(".x.12345678.old"))
+    assert (quiet(source) / "manifest.csv").stat().st_mtime_ns == before
+    assert not list(folder.parent.glob(".x.*.old"))
+
+
+def test_two_at_once_make_one_dataset(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: quiet(source), range(2)))
+    assert folders[0] == folders[1] and len(read_dataset("x")[0]) == 20
+
+
+def test_real_dicom_files_are_accounted_for(home, shared):
+    folder = shared / "data" / "dicom-real"
+    quiet(folder / "files", "real")
+    manifest, dataset = read_dataset("real")
+    wanted = {row["sha256"] for row in csv.DictReader((folder / "manifest.csv").open()) if row["group"] == "chest"}
+    assert wanted < set(manifest["source_sha256"]) and len(manifest) == len(wanted) + 1  # and udacity_test6
+    assert dataset["counts"]["found"] == len(list((folder / "files").iterdir()))
+    assert dataset["counts"]["duplicates"] == 1
+    assert "are also in training" not in summary(dataset)
+
+
+def test_real_radiographs_split_by_patient(home, shared):
+    quiet(shared / "data" / "nih-cxr", "nih")
+    manifest, dataset = read_dataset("nih")
+    assert dataset["counts"]["accepted"] == 200 and dataset["overlap"] == 0
+    assert manifest["patient_id"].nunique() == 150
+    for label, rows in manifest.groupby("label"):
+        assert abs((rows["split"] == "test").sum() - len(rows) // 5) <= 2, label
+    assert set(manifest["view"]) == {"AP", "PA"}
+
+
+def test_importing_is_light(home):
+    heavy = "{'torch', 'pandas', 'sklearn', 'matplotlib', 'pydicom'}"
+    script = f"import sys, pneumo_nb.prepare; sys.exit(bool({heavy} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)

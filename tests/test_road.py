@@ -1,0 +1,86 @@
+"""The whole road as a user walks it, in processes of their own, at a size that trains in seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from pneumo_nb import paths
+
+SMALL = {"EPOCHS": 1, "IMAGE_SIZE": 32, "BATCH_SIZE": 32}
+
+
+def called(*command, home, cwd=None):
+    """Run a command from a folder of its own; PNEUMO_NB_HOME keeps it out of the checkout's data and outputs."""
+    environment = os.environ | {"PNEUMO_NB_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)], env=environment, cwd=cwd or home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def small(**more):
+    return [part for name, value in (SMALL | more).items() for part in ("-p", name, value)]
+
+
+def output_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_the_phantom_from_nothing_to_the_report_and_again_without_training(home):
+    command = ("pneumo_nb", "reproduce", *small(PATIENTS=30, POSITIVES=10, WIDTH=256, HEIGHT=266), "--seeds", "0,1")
+    first = called(*command, home=home)
+    report = home / "outputs" / "report"
+    assert f"report: {report / 'index.html'}" in first.stdout
+    records = sorted((home / "outputs" / "runs").glob("*/record.json"))
+    assert len(records) == 4  # n = 1 and n = 5, two seeds
+    times = [record.stat().st_mtime_ns for record in records]
+    tables = pd.read_csv(report / "tables.csv")
+    assert (tables["source"] == "run").sum() == 4 and set(tables["seed"].dropna()) == {0, 1}
+    assert sorted(page.stem for page in report.glob("[0-9]*.html")) == sorted(
+        notebook.stem for notebook in paths.notebooks().glob("*.ipynb")
+    )
+    called(*command, home=home)
+    assert [record.stat().st_mtime_ns for record in records] == times
+    assert pd.read_csv(report / "tables.csv").equals(tables)
+
+
+def test_real_radiographs_from_jpg_to_table_2_without_one_patient_on_both_sides(home, shared, tmp_path):
+    source = shared / "data" / "nih-cxr"
+    told = called("pneumo_nb", "prepare", source, "--labels", source / "labels.csv", "--name", "nih", home=home).stdout
+    assert "200 files found: 200 accepted, 0 rejected" in told and "0 of the" in told
+    manifest = pd.read_csv(home / "data" / "prepared" / "nih" / "manifest.csv")
+    sides = manifest.groupby("patient_id")["split"].nunique()
+    assert (sides == 1).all() and (manifest.groupby("patient_id").size() > 1).sum() == 24
+    called("pneumo_nb", "reproduce", "--dataset", "nih", *small(), home=home)
+    tables = pd.read_csv(home / "outputs" / "report" / "tables.csv")
+    testing = (manifest["split"] == "test").sum()
+    runs = tables[tables["source"] == "run"]
+    assert len(runs) == 2 and (runs[["tp", "fp", "fn", "tn"]].sum(axis=1) == testing).all()
+    # and one notebook by papermill alone, from a folder that has nothing to do with the project
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    notebook = paths.notebooks() / "02_resnet34_balanced_training.ipynb"
+    options = (*small(), "-p", "DATASET", "nih", "-p", "SCALE_FACTOR", 3, "-p", "LEARNING_RATE", "5e-5")
+    called("papermill", notebook, "out.ipynb", *options, home=home, cwd=elsewhere)
+    assert "seed 0: " in output_of(elsewhere / "out.ipynb")
+    assert len(list((home / "outputs" / "runs").glob("*/record.json"))) == 4
+
+
+@pytest.mark.parametrize("value", ["-1", "zero"])
+def test_papermill_alone_stops_at_a_wrong_value_in_the_cell_after_the_parameters(home, value):
+    notebook = paths.notebooks() / "02_resnet34_balanced_training.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-p", "EPOCHS", value]
+    done = subprocess.run(
+        command, cwd=home, env=os.environ | {"PNEUMO_NB_HOME": str(home)}, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and f"epochs = '{value}'" in done.stderr.replace(
+        f"epochs = {value}", f"epochs = '{value}'"
+    )
+    assert not (home / "outputs").exists()
