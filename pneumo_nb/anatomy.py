@@ -89,15 +89,15 @@ class Build:
     @classmethod
     def draw(cls, rng: np.random.Generator, grid_mm: float) -> "Build":
         """A patient of the population that comes to this X-ray room."""
-        size = rng.normal(0, 0.045)
+        size = rng.normal(0, 0.03)
         return cls(
-            wide=np.clip(1.12 + size + rng.normal(0, 0.035), 0.96, 1.26),
-            long=np.clip(1.06 + size + rng.normal(0, 0.04), 0.92, 1.18),
+            wide=np.clip(1.12 + size + rng.normal(0, 0.025), 0.96, 1.26),
+            long=np.clip(1.06 + size + rng.normal(0, 0.025), 0.92, 1.18),
             thick=np.clip(rng.normal(1.0, 0.12), 0.75, 1.35),
-            breath=rng.normal(0, 10),
+            breath=rng.normal(0, 6),
             tilt=rng.normal(0, 1.5),
             turn=rng.normal(0, 3.5),
-            shift=(rng.normal(0, 5), rng.normal(4, 7)),
+            shift=(rng.normal(0, 4), rng.normal(4, 5)),
             breast=rng.uniform(12, 45) if rng.random() < 0.4 else 0.0,
             fat=rng.uniform(0.1, 0.5),
             heart=np.clip(rng.normal(1.0, 0.1), 0.8, 1.3),

@@ -1,8 +1,8 @@
 """Synthetic chest radiographs with known opacities: the beam, the detector, the disease, and the DICOM files.
 
 A patient (`anatomy`) is path lengths of tissue; the beam is weakened by Beer and Lambert's law, scattered, blurred and
-counted in quanta; the detector answers with the logarithm, in 12 bits. Pneumoconiosis adds small spheres to the lungs by
-the terms of the ILO (2011); healthy lungs hold things that look like them. A picture follows from (seed, index).
+counted in quanta; the detector answers with the logarithm, in 12 bits. Pneumoconiosis adds small spheres to the lungs
+by the terms of the ILO (2011); healthy lungs hold things that look like them. A picture follows from (seed, index).
 """
 
 import csv
@@ -33,13 +33,14 @@ PER_MM = {
     "blood": 0.2057 * 1.06 / 10,
 }
 LUNG_PER_MM = 0.2053 * 0.26 / 10
-OPACITY_PER_MM = 0.2150 * 1.80 / 10  # hyaline collagen with silica and calcium: between soft tissue and bone
+OPACITY_PER_MM = 0.2500 * 1.80 / 10  # hyaline collagen with silica and calcium: between soft tissue and bone
 QUANTA_PER_MM2 = 45_000  # detected behind the patient: 2.5 uGy of 30,000 quanta / mm2 / uGy, of which 60 % count
 WHITE = 4095  # 12 bits
+GRID_MM = 0.65, 1.6  # the bodies are smooth: they are drawn at most and at least so finely, and enlarged
 
 LETTERS = {"p": (0.8, 1.5), "q": (1.5, 3.0), "r": (3.0, 10.0)}  # ILO 2011: diameters of rounded small opacities, mm
-PER_ZONE = {"p": (40, 150, 450), "q": (30, 110, 300), "r": (18, 65, 150)}  # opacities in a zone at profusion 1, 2, 3
-LARGE_MM = (25.0, 50.0)  # large opacities: longer than 10 mm
+PER_ZONE = {"p": (60, 200, 500), "q": (40, 140, 320), "r": (22, 70, 140)}  # opacities in a zone at profusion 1, 2, 3
+LARGE_MM = (28.0, 50.0)  # large opacities: longer than 10 mm
 
 FAMILY = ("Mockford", "Fakely", "Sampleton", "Phantomas", "Dummerby", "Pretendson", "Fictius", "Nonesuch")
 GIVEN = {
@@ -53,7 +54,7 @@ class Phantom:
     """One synthetic radiograph and the truth about it.
 
     `pixels` (height, width) uint16 of 12 bits, stored as `photometric` says; `lungs` and `opacities` (height, width)
-    bool: aerated lung and pneumoconiotic opacities as projected; `profusion` 0 to 3 for the upper, middle and lower zone
+    bool: aerated lung and pneumoconiotic opacities as projected; `profusion` 0 to 3 for upper, middle and lower zone
     of the left, then of the right of the picture; `diameters_mm` of every opacity, large ones last; `letter` p, q, r or
     ''; `window` centre and width.
     """
@@ -84,8 +85,8 @@ class Disease:
 def stage_of(profusion, large: int = 0) -> int:
     """Stage 0 to 3 (0, I, II, III) from the profusions 0 to 3 of the six zones and the number of large opacities.
 
-    Our simplification of GBZ 70-2015: III with any large opacity; II with profusion 2 in more than four zones or 3 in at
-    least four; I with profusion 1 in at least two zones; less is stage 0.
+    Our simplification of GBZ 70-2015: III with any large opacity; II with profusion 2 in more than four zones or 3
+    in at least four; I with profusion 1 in at least two zones; less is stage 0.
     """
     zones = np.asarray(profusion)
     if large:
@@ -107,7 +108,7 @@ def render(index: int, positive: bool, width: int = 2776, height: int = 2876, se
     _refuse_size(width, height)
     who, extras, beam, dust, quanta = (np.random.default_rng([seed, index, part]) for part in range(5))
     spacing = min(anatomy.FIELD_MM[0] / width, anatomy.FIELD_MM[1] / height) * beam.choice([1.0, 0.985, 0.97])
-    chest = anatomy.chest(who, float(np.clip(spacing, 0.65, 1.0)))
+    chest = anatomy.chest(who, float(np.clip(spacing, *GRID_MM)))
     picture = _Picture(width, height, spacing, chest.build.grid_mm)
     weakened = picture.enlarged(_attenuation(chest), cv2.INTER_CUBIC)
     lungs = picture.enlarged(chest.lung.sum(0), cv2.INTER_LINEAR) > 12
@@ -140,7 +141,8 @@ def render(index: int, positive: bool, width: int = 2776, height: int = 2876, se
 def _refuse_size(width: int, height: int) -> None:
     if min(width, height) < SMALLEST_SIDE or max(width, height) > WIDEST_SHAPE * min(width, height):
         raise ValueError(
-            f"{width} x {height} pixels: sides of {SMALLEST_SIDE} or more, one at most {WIDEST_SHAPE} times the other, are right"
+            f"{width} x {height} pixels: sides of at least {SMALLEST_SIDE} are right, "
+            f"and none longer than {WIDEST_SHAPE} times the other"
         )
 
 
@@ -242,7 +244,7 @@ def _collimate_and_mark(picture: _Picture, weakened: np.ndarray, chest: anatomy.
 def _stamp(picture: _Picture, target, place, radius_mm: float, depth: float, round_: bool = True, bumps=(0, 0, 0)):
     """Add a small body to the attenuation: `depth` at its middle, falling to its edge like a sphere's or a disc's.
 
-    Smaller than a pixel it keeps its mass, not its size. `bumps` (amplitude, two phases) make it irregular, never wider.
+    Smaller than a pixel it keeps its mass, not its size. `bumps` (amplitude, two phases) dent it, never widen it.
     Returns the window and the mask within it.
     """
     radius = max(radius_mm / picture.spacing, 0.7)
@@ -289,7 +291,7 @@ def _look_alikes(picture: _Picture, weakened, chest: anatomy.Chest, rng) -> None
     on_bone = np.where((lung > 40) & (chest.bone > 2.5), 1.0, 0.0)
     for place in _places(picture, on_bone, rng.poisson(1.0), rng):  # bone islands
         _stamp(picture, weakened, place, rng.uniform(1.5, 4), bone * rng.uniform(1.5, 4))
-    if rng.random() < 0.1:  # a solitary mass or scar
+    if rng.random() < 0.06:  # a solitary mass or scar
         (place,) = _places(picture, lung, 1, rng)
         radius = rng.uniform(5, 16)
         _stamp(picture, weakened, place, radius, blood * 1.4 * radius, bumps=(0.35, *rng.uniform(0, 6, 2)))
@@ -306,8 +308,8 @@ def _look_alikes(picture: _Picture, weakened, chest: anatomy.Chest, rng) -> None
 
 def _contracted(rng) -> Disease:
     """A case of stage I, II or III: upper zones before middle before lower, one side often a little ahead."""
-    stage = rng.choice([1, 2, 3], p=[0.15, 0.35, 0.5])
-    letter = str(rng.choice(["p", "q", "r"], p=[0.1, 0.35, 0.55]))
+    stage = rng.choice([1, 2, 3], p=[0.12, 0.28, 0.6])
+    letter = str(rng.choice(["p", "q", "r"], p=[0.05, 0.15, 0.8]))
     by_height = {
         1: [(1, 0, 0), (1, 1, 0), (1, 1, 1)],
         2: [(2, 2, 2), (3, 2, 2), (3, 3, 1)],
@@ -316,7 +318,7 @@ def _contracted(rng) -> Disease:
     zones = np.array(by_height[stage][rng.integers(3)] * 2)
     if stage == 1 and zones[2] and rng.random() < 0.5:
         zones[rng.choice([2, 5])] = 0
-    return Disease(tuple(int(zone) for zone in zones), letter, int(rng.integers(2, 6)) if stage == 3 else 0)
+    return Disease(tuple(int(zone) for zone in zones), letter, int(rng.integers(3, 7)) if stage == 3 else 0)
 
 
 def _zones(lung: np.ndarray) -> list[np.ndarray]:
@@ -336,14 +338,14 @@ def _opacities(
     picture: _Picture, weakened, chest: anatomy.Chest, disease: Disease, rng
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put the opacities of a disease into the lungs: their mask (height, width) and their diameters in mm."""
-    mask, diameters = np.zeros(weakened.shape, bool), []
+    mask, diameters, zones = np.zeros(weakened.shape, bool), [], _zones(chest.lung)
     per_mm = OPACITY_PER_MM - LUNG_PER_MM
-    for zone, profusion in zip(_zones(chest.lung), disease.profusion, strict=True):
+    for zone, profusion in zip(zones, disease.profusion, strict=True):
         if not profusion:
             continue
         low, high = LETTERS[disease.letter]
         number = rng.poisson(PER_ZONE[disease.letter][profusion - 1])
-        sizes = low + (high - low) * rng.beta(2, 2, number)
+        sizes = low + (high - low) * rng.beta(2.5, 1.5, number)
         inside = np.where(zone > 30, zone, 0)
         for place, size in zip(_places(picture, inside, number, rng), sizes, strict=True):
             rows, columns, seen = _stamp(
@@ -352,7 +354,7 @@ def _opacities(
             mask[rows, columns] |= seen
             diameters.append(size)
     for number in range(disease.large):  # massive fibrosis: upper zones, on both sides
-        upper = _zones(chest.lung)[3 * (number % 2)]
+        upper = zones[3 * (number % 2)]
         size = rng.uniform(*LARGE_MM)
         (place,) = _places(picture, np.where(upper > 60, 1.0, 0.0), 1, rng)
         rows, columns, seen = _stamp(
@@ -376,7 +378,7 @@ def write(
     """Write a data set of synthetic radiographs, whole or not at all; the same arguments give the same bytes.
 
     `folder` gets radiographs/*.dcm, masks/lungs/*.png and masks/opacities/*.png (0 and 255), labels.csv (file, label,
-    patient_id, stage, lung_mask, opacity_mask) and phantom.json. A folder finished with these settings is left as it is.
+    patient_id, stage, lung_mask, opacity_mask) and phantom.json. A folder finished with these settings is left alone.
     `workers` processes share the work (as many as there are cores; 1 uses none); `progress(done, patients)` is called
     after each radiograph. ValueError, in one line, for impossible numbers and for a folder that holds something else.
     """
@@ -488,8 +490,9 @@ def _acquisition(phantom: Phantom) -> dict:
         "Rows": height, "Columns": width, "SamplesPerPixel": 1, "PhotometricInterpretation": phantom.photometric,
         "BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0, "ImagerPixelSpacing": spacing,
         "PixelSpacing": spacing, "PixelIntensityRelationship": "LOG",
-        "PixelIntensityRelationshipSign": 1 if inverse else -1, "RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "US", "WindowCenter": str(phantom.window[0]),
-        "WindowWidth": str(phantom.window[1]), "PresentationLUTShape": "INVERSE" if inverse else "IDENTITY",
+        "PixelIntensityRelationshipSign": 1 if inverse else -1, "RescaleIntercept": "0", "RescaleSlope": "1",
+        "RescaleType": "US", "WindowCenter": str(phantom.window[0]), "WindowWidth": str(phantom.window[1]),
+        "PresentationLUTShape": "INVERSE" if inverse else "IDENTITY",
         "LossyImageCompression": "00", "BurnedInAnnotation": "NO", "PatientPosition": None,
     }  # fmt: skip
 
@@ -533,7 +536,8 @@ def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
         "PatientMotherBirthName": f"{FAMILY[rng.integers(8)]}{number}", "OtherPatientIDsSequence": [other],
         "Occupation": f"Miner, Pit {number % 13 + 1}", "PatientComments": f"Invented patient {name.replace('^', ' ')}",
         "StudyDate": date, "SeriesDate": date, "AcquisitionDate": date, "ContentDate": date,
-        "StudyTime": f"{rng.integers(8, 18):02d}{rng.integers(60):02d}00", "ContentTime": f"{rng.integers(8, 18):02d}0500",
+        "StudyTime": f"{rng.integers(8, 18):02d}{rng.integers(60):02d}00",
+        "ContentTime": f"{rng.integers(8, 18):02d}0500",
         "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "StudyDescription": "CHEST PA",
         "ReferringPhysicianName": physician, "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
         "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "InstitutionName": "Imaginary Dust Hospital",

@@ -40,7 +40,7 @@ def test_by_label_each_positive_weighs_n(rows, n):
     expected = sum(
         (n if y else 1.0) * ce.item() for ce, y in zip(losses.cross_entropy(logits, labels), labels, strict=True)
     )
-    assert float(losses.balanced_loss(logits, labels, "label", n)) == pytest.approx(expected / len(rows))
+    assert losses.balanced_loss(logits, labels, "label", n).item() == pytest.approx(expected / len(rows))
 
 
 @given(batch, scale)

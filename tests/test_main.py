@@ -27,7 +27,7 @@ def said(capsys, *arguments):
         (("reproduce", "--seeds", "0,x"), "seeds = '0,x'"),
         (("reproduce", "--only", "99"), "no notebook 99"),
         (("reproduce", "--params", "nowhere.yaml"), "no parameter file nowhere.yaml"),
-        (("prepare", "nowhere", "--name", "x"), "no folder 'nowhere'"),
+        (("prepare", "nowhere", "--name", "x"), "nowhere': SOURCE must be a folder"),
         (("prepare", ".", "--name", "../x"), "'../x'"),
         (("prepare", ".", "--name", "x", "--set", "equalise"), "FIELD=VALUE"),
         (("prepare", ".", "--name", "x", "--set", "equalize=none"), "'equalize'"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 import toy
 
-from pneumo_nb import dataset, metrics, paths, runs, train
+from pneumo_nb import dataset, metrics, models, paths, runs, train
 from pneumo_nb.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -13,6 +13,12 @@ TINY = {"image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
 
 def settings(**more):
     return TrainSettings.of(**(TINY | more))
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    """These tests are about what is stored, not about the network."""
+    monkeypatch.setattr(models, "build", toy.build)
 
 
 @pytest.fixture
@@ -106,9 +112,8 @@ def test_a_protocol_names_the_departures_from_the_paper_only():
 
 
 def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
-    monkeypatch.setattr(runs.json, "dumps", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(runs.json, "dumps", lambda *_, **__: 1 / 0)
         run(data, seed=5)
-    monkeypatch.undo()
     assert runs.finished(data.hash) == []
     assert json.loads((paths.runs(run(data, seed=5).key) / "record.json").read_text())["settings"]["seed"] == 5
