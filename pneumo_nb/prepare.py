@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pneumo_nb import images, paths, pseudonyms
+from pneumo_nb import images, paths, phantom_files, pseudonyms
 from pneumo_nb import labels as source_labels
-from pneumo_nb import phantom as synthetic
 from pneumo_nb.convert import Job, Task, convert_all, equalise, refine, render
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
 from pneumo_nb.splits import leak_groups, overlap, split
@@ -91,7 +90,7 @@ def phantom(
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False) as bar,
     ):
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
-        synthetic.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
+        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
     return prepare(source, None, name, settings, progress)
 
 

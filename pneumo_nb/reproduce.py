@@ -13,7 +13,6 @@ from traitlets.config import Config
 
 from pneumo_nb import pages, paths, runs, settings
 
-
 # a socket file that only this user can open, instead of a TCP port that everyone on the machine can
 LOCAL_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
 

@@ -3,6 +3,7 @@ import pandas as pd
 
 from pneumo_nb import figures
 
+
 def history(epochs=3):
     columns = {
         f"{split}_{name}": np.linspace(0, 1, epochs)

@@ -1,4 +1,4 @@
-"""The structure of the committed notebooks; their stored outputs are compared by `pytest --nbval-lax` in `make test`."""
+"""The structure of the committed notebooks; `pytest --nbval-lax` in `make test` compares their stored outputs."""
 
 import ast
 import re

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumo_nb import dicom, phantom
+from pneumo_nb import dicom, phantom, phantom_files
 
 SMALL = {"width": 128, "height": 132}
 MIDDLE = {"width": 330, "height": 341}
@@ -50,7 +50,7 @@ def case(index: int, positive: bool = True, width: int = 330, height: int = 341,
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return phantom.write(tmp_path_factory.mktemp("phantom") / "set", 9, 4, **SMALL, seed=5, workers=2)
+    return phantom_files.write(tmp_path_factory.mktemp("phantom") / "set", 9, 4, **SMALL, seed=5, workers=2)
 
 
 def dense_is_white(one: phantom.Phantom) -> np.ndarray:
@@ -236,7 +236,7 @@ def test_order_of_the_labels_follows_from_the_seed():
 
 
 def test_the_folder_is_the_same_whatever_the_number_of_workers(written, tmp_path):
-    alone = phantom.write(tmp_path / "alone", 9, 4, **SMALL, seed=5, workers=1)
+    alone = phantom_files.write(tmp_path / "alone", 9, 4, **SMALL, seed=5, workers=1)
     assert contents(alone) == contents(written)
 
 
@@ -259,14 +259,14 @@ def test_masks_are_8_bit_pictures_of_0_and_255_beside_each_radiograph(written):
 
 def test_a_finished_folder_is_left_alone_and_another_one_is_refused(written, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
-    assert phantom.write(written, 9, 4, **SMALL, seed=5) == written
+    assert phantom_files.write(written, 9, 4, **SMALL, seed=5) == written
     assert before == {path: path.stat().st_mtime_ns for path in written.rglob("*")}
     with pytest.raises(ValueError, match=r"holds a phantom of another seed: .* new folder") as refusal:
-        phantom.write(written, 9, 4, **SMALL, seed=6)
+        phantom_files.write(written, 9, 4, **SMALL, seed=6)
     assert "\n" not in str(refusal.value)
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError, match="no finished phantom"):
-        phantom.write(tmp_path / "photos", 9, 4, **SMALL)
+        phantom_files.write(tmp_path / "photos", 9, 4, **SMALL)
 
 
 def test_a_disturbed_writing_leaves_nothing_behind(tmp_path):
@@ -275,13 +275,13 @@ def test_a_disturbed_writing_leaves_nothing_behind(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        phantom.write(tmp_path / "set", 4, 2, **SMALL, workers=1, progress=stop)
+        phantom_files.write(tmp_path / "set", 4, 2, **SMALL, workers=1, progress=stop)
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_is_told_after_each_radiograph(tmp_path):
     told = []
-    phantom.write(
+    phantom_files.write(
         tmp_path / "set", 3, 1, **SMALL, workers=1, progress=lambda done, patients: told.append((done, patients))
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
@@ -299,7 +299,7 @@ def test_progress_is_told_after_each_radiograph(tmp_path):
 )
 def test_nonsense_is_refused_in_one_line_before_anything_is_written(wrong, words, tmp_path):
     with pytest.raises(ValueError, match=words) as refusal:
-        phantom.write(tmp_path / "set", **({"patients": 10, "positives": 3} | SMALL | wrong))
+        phantom_files.write(tmp_path / "set", **({"patients": 10, "positives": 3} | SMALL | wrong))
     assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
 
 

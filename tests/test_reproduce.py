@@ -1,8 +1,8 @@
 import nbformat
 import pytest
+import toy
 from nbformat import v4
 
-import toy
 from pneumo_nb import paths, reproduce
 
 
