@@ -39,6 +39,12 @@ def test_it_was_executed_from_top_to_bottom_without_error_or_stderr(notebook):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
 
 
+def test_every_figure_is_stored_as_a_picture(notebook):
+    outputs = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
+    figures = [data for data in outputs if data.get("text/plain", "").startswith("<Figure")]
+    assert figures and all("image/png" in data for data in figures)
+
+
 def test_deterministic_cells_are_tagged_and_hold_outputs(notebook):
     compared = tagged(notebook, "nbval-check-output")
     assert compared and all(cell.outputs for cell in compared)
@@ -74,6 +80,7 @@ def test_no_line_of_code_runs_out_of_the_page(notebook):
 def test_imports_stand_in_one_cell_without_stars(notebook):
     importing = [cell for cell in code(notebook) if re.search(r"^(import|from) ", cell.source, flags=re.MULTILINE)]
     assert importing == [code(notebook)[1]] and "import *" not in importing[0].source
+    assert importing[0].source.startswith("%matplotlib inline\n")  # else a Figure shows as its name
 
 
 def test_it_ends_with_the_gaps_and_with_things_to_try(notebook):
