@@ -76,10 +76,7 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
     Each file is compared with the SHA-256 in the manifest first. A ValueError names what is missing, changed or
     unlabelled. `fit` is the way to a square: `stretch` as in Section 3.1, `pad` with black, or `crop` the centre.
     """
-    folder = paths.prepared(name)
-    if not (folder / "dataset.json").is_file():
-        there = sorted(found.parent.name for found in paths.prepared().glob("[!.]*/dataset.json"))
-        raise ValueError(f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}")
+    folder = paths.finished(name)
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")

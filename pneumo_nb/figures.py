@@ -110,5 +110,6 @@ def effective_weights(readings: pd.DataFrame) -> Figure:
     sns.barplot(readings, x="ratio", y="reading", color=PALETTE[0], ax=axes)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.bar_label(axes.containers[0], fmt="%.2f", padding=3)
+    axes.margins(x=0.12)
     axes.set(xlabel="effective weight of a positive : a negative", ylabel="")
     return figure

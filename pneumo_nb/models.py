@@ -1,5 +1,7 @@
 """The networks of the paper: ResNet34 (Section 2.2.1)."""
 
+import copy
+
 import torch
 import torchvision
 from torch import nn
@@ -41,7 +43,7 @@ def layers(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     shapes, so 672 x 672 costs nothing.
     """
     rows: list[dict] = []
-    net = _shadow(net)
+    net = copy.deepcopy(net).to("meta").eval()
 
     def note(name: str, layer: nn.Module):
         def hook(_module, _inputs, output):
@@ -64,10 +66,3 @@ def layers(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     with torch.no_grad():
         net(torch.empty(1, channels, image_size, image_size, device="meta"))
     return rows
-
-
-def _shadow(net: nn.Module) -> nn.Module:
-    """The same architecture on torch's meta device, without numbers and without hooks of others."""
-    import copy
-
-    return copy.deepcopy(net).to("meta").eval()

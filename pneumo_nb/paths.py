@@ -28,6 +28,17 @@ def prepared(name: str = "") -> Path:
     return root() / "data" / "prepared" / name
 
 
+def finished(name: str) -> Path:
+    """The folder of a dataset that has been prepared; a ValueError lists those there are."""
+    if not name or not (prepared(name) / "dataset.json").is_file():
+        there = sorted(found.parent.name for found in prepared().glob("[!.]*/dataset.json"))
+        raise ValueError(
+            f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}:"
+            " make one with python -m pneumo_nb prepare, or the phantom with notebook 01"
+        )
+    return prepared(name)
+
+
 def runs(key: str = "") -> Path:
     """The run of that key; without a key, the folder of all runs."""
     return root() / "outputs" / "runs" / key

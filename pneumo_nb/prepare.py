@@ -98,10 +98,7 @@ def read_dataset(name: str) -> tuple[Any, dict]:
     """Manifest (a DataFrame, labels as text) and dataset.json of a prepared dataset; ValueError names what there is."""
     import pandas as pd
 
-    folder = paths.prepared(name)
-    if not name or not (folder / "dataset.json").is_file():
-        there = sorted(found.parent.name for found in paths.prepared().glob("[!.]*/dataset.json"))
-        raise ValueError(f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}")
+    folder = paths.finished(name)
     as_text = {"label": str, "stage": str, "view": str, "photometric": str}
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=as_text)
     manifest["spacing_mm"] = pd.to_numeric(manifest["spacing_mm"], errors="coerce")

@@ -60,9 +60,9 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     if "SEEDS" in values:
         settings.seeds(values["SEEDS"])
     runs.device(values.get("DEVICE", "auto"))
-    name = values.get("DATASET", "phantom")
-    if not settings.is_phantom(name) and not (paths.prepared(name) / "dataset.json").is_file():
-        raise ValueError(f"there is no prepared dataset {name!r}: make it with python -m pneumo_nb prepare")
+    dataset = str(values.get("DATASET", "phantom"))
+    if not settings.is_phantom(dataset):
+        paths.finished(dataset)
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
 
 

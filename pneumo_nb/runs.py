@@ -112,7 +112,7 @@ def _store(folder: Path, settings, data, trained: train.Trained, on: torch.devic
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
         "seconds": round(trained.seconds, 3),
         "images_per_second": round(images / trained.seconds, 3),
-        "peak_memory_mib": trained.peak_memory_mib,
+        "peak_memory_mib": round(trained.peak_memory_mib, 1),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
     }

@@ -1,6 +1,8 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
 import os
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ class Trained:
     epoch_reported: int  # 1-based
     threshold: float
     seconds: float
-    peak_memory_mib: float | None  # of the GPU
+    peak_memory_mib: float  # allocated on the GPU; on a CPU, of the whole process so far
 
 
 def fit(
@@ -91,7 +93,7 @@ def fit(
         epoch_reported=_reported(settings, done["history"]),
         threshold=_threshold(settings, data, probabilities),
         seconds=done["seconds"],
-        peak_memory_mib=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+        peak_memory_mib=_peak_memory_mib(device),
     )
 
 
@@ -177,6 +179,13 @@ def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray
         return settings.threshold
     chosen_on = data.part("validation")
     return choose_threshold(data.labels.numpy()[chosen_on], probabilities[chosen_on], settings.threshold)
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
