@@ -48,9 +48,10 @@ def parameters(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
 def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """For each notebook those of `values` that it knows.
 
-    A ValueError names a parameter that no chosen notebook has, or a value that is not valid, before anything runs.
+    A ValueError names a parameter that no notebook of the series has, or a value that is not valid, before anything
+    runs. One that only notebooks left out know is let pass, so that a parameter file serves for any choice of them.
     """
-    known = {path: set(papermill.inspect_notebook(str(path))) for path in chosen}
+    known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks()}
     everywhere = sorted(set().union(*known.values()))
     wrong = [name for name in values if name not in everywhere]
     if wrong:

@@ -51,6 +51,8 @@ def fit(
     names the epoch and step at which the loss stopped being a number.
     """
     _refuse_unfit(settings, data)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
     net = _network(settings).to(device)
     optimiser = torch.optim.Adam(

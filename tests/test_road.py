@@ -1,13 +1,11 @@
 """The whole road as a user walks it, in processes of their own, at a size that trains in seconds."""
 
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import nbformat
 import pandas as pd
-import pytest
 
 from pneumo_nb import paths
 
@@ -28,11 +26,6 @@ def small(**more):
     return [part for name, value in (SMALL | more).items() for part in ("-p", name, value)]
 
 
-def output_of(notebook: Path) -> str:
-    cells = nbformat.read(notebook, as_version=4).cells
-    return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-
-
 def test_the_phantom_from_nothing_to_the_report_and_again_without_training(home):
     command = ("pneumo_nb", "reproduce", *small(PATIENTS=30, POSITIVES=10, WIDTH=256, HEIGHT=266), "--seeds", "0,1")
     first = called(*command, home=home)
@@ -46,7 +39,7 @@ def test_the_phantom_from_nothing_to_the_report_and_again_without_training(home)
     assert sorted(page.stem for page in report.glob("[0-9]*.html")) == sorted(
         notebook.stem for notebook in paths.notebooks().glob("*.ipynb")
     )
-    called(*command, home=home)
+    called(*command, "--only", "02,08", home=home)
     assert [record.stat().st_mtime_ns for record in records] == times
     assert pd.read_csv(report / "tables.csv").equals(tables)
 
@@ -69,18 +62,16 @@ def test_real_radiographs_from_jpg_to_table_2_without_one_patient_on_both_sides(
     notebook = paths.notebooks() / "02_resnet34_balanced_training.ipynb"
     options = (*small(), "-p", "DATASET", "nih", "-p", "SCALE_FACTOR", 3, "-p", "LEARNING_RATE", "5e-5")
     called("papermill", notebook, "out.ipynb", *options, home=home, cwd=elsewhere)
-    assert "seed 0: " in output_of(elsewhere / "out.ipynb")
-    assert len(list((home / "outputs" / "runs").glob("*/record.json"))) == 4
+    assert (elsewhere / "out.ipynb").is_file()
+    records = [json.loads(path.read_text())["settings"] for path in (home / "outputs" / "runs").glob("*/record.json")]
+    trained = {(record["scale_factor"], record["learning_rate"]) for record in records}
+    assert trained == {(1, 2e-4), (5, 2e-4), (1, 5e-5), (3, 5e-5)}
 
 
-@pytest.mark.parametrize("value", ["-1", "zero"])
-def test_papermill_alone_stops_at_a_wrong_value_in_the_cell_after_the_parameters(home, value):
+def test_papermill_alone_stops_at_a_wrong_value_in_the_cell_after_the_parameters(home):
     notebook = paths.notebooks() / "02_resnet34_balanced_training.ipynb"
-    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-p", "EPOCHS", value]
-    done = subprocess.run(
-        command, cwd=home, env=os.environ | {"PNEUMO_NB_HOME": str(home)}, capture_output=True, text=True
-    )
-    assert done.returncode != 0 and f"epochs = '{value}'" in done.stderr.replace(
-        f"epochs = {value}", f"epochs = '{value}'"
-    )
+    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-p", "EPOCHS", "zero"]
+    environment = os.environ | {"PNEUMO_NB_HOME": str(home)}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "epochs = 'zero'" in done.stderr
     assert not (home / "outputs").exists()
