@@ -1,5 +1,6 @@
 """papermill over the notebooks in their order; then the pages and tables of outputs/report/."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,8 +64,18 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     runs.device(values.get("DEVICE", "auto"))
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):
-        paths.finished(dataset)
+        _refuse_unfit(dataset)
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
+
+
+def _refuse_unfit(dataset: str) -> None:
+    parts = json.loads((paths.finished(dataset) / "dataset.json").read_text())["counts"]["parts"]
+    for part in ("train", "test"):
+        if set(parts.get(part, {})) != {"0", "1"}:
+            raise ValueError(
+                f"dataset {dataset!r} has not both classes in its {part} part:"
+                " prepare it with --labels, a CSV with labels 0 and 1"
+            )
 
 
 def reproduce(values: dict[str, Any], only: Sequence[str] = ()) -> Path:

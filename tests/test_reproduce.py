@@ -69,6 +69,14 @@ def test_wrong_names_and_values_are_refused_before_work_starts(three, values, me
     assert not (three / "outputs").exists()
 
 
+def test_a_dataset_that_cannot_be_trained_on_is_refused_before_work_starts(three):
+    dataset = paths.prepared(toy.prepared("unlabelled")) / "dataset.json"
+    dataset.write_text(dataset.read_text().replace('"test": {"0": 1, "1": 1}', '"none": {"": 8}'))
+    with pytest.raises(ValueError, match="'unlabelled' has not both classes in its test part"):
+        reproduce.reproduce({"DATASET": "unlabelled"})
+    assert not (three / "outputs").exists()
+
+
 def test_a_wrong_number_is_refused(three):
     with pytest.raises(ValueError, match="no notebook 03; there is 01, 02, 08"):
         reproduce.notebooks(["03"])

@@ -31,7 +31,8 @@ def prepared(name: str = "toy", images: int = 24, seed: int = 0, validation: int
         digest = hashlib.sha256(content).hexdigest()
         lines.append(f"r{index},{file},p{index},{int(positive)},,{split},50,60,{digest}\n")
     (folder / "manifest.csv").write_text(HEADER + "".join(lines))
-    (folder / "dataset.json").write_text(json.dumps({"hash": f"{name}-{seed}"}))
+    parts = {"train": {"0": 1, "1": 1}, "test": {"0": 1, "1": 1}}  # both classes; the numbers are not looked at
+    (folder / "dataset.json").write_text(json.dumps({"hash": f"{name}-{seed}", "counts": {"parts": parts}}))
     return name
 
 
