@@ -4,7 +4,7 @@ The paper prints four rounded metrics a column. On a testing set of 28 positives
 TP and FP gives each printed column (`counts_behind` finds it; the tests search all 29 x 113), so the counts stand here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 IMAGES, POSITIVES = 706, 142  # Section 2.1
 WIDTH, HEIGHT = 694, 719  # prepared radiograph, Section 2.1 prints 694 x 719 without saying which is which
@@ -17,6 +17,14 @@ SETTINGS = {  # Section 3.1
     "image_size": 672,
 }
 SCALE_FACTORS = (1, 5)  # Section 3.1
+DENSENET = {  # the DenseNet53 that Tables 3-6 share and Section 4 calls the best
+    "model": "densenet",
+    "depth": 53,
+    "blocks": 4,
+    "bottleneck": True,
+    "reduction": 0.25,
+    "drop_rate": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,14 @@ class Column:
     f1: float
     tp: int
     fp: int
+    varies: dict = field(default_factory=dict)  # the training settings that make this column, beside DENSENET's
+
+    @property
+    def settings(self) -> dict:
+        """The training settings that tell this column from the others, by the names of `settings.TrainSettings`."""
+        if self.model == "ResNet34":
+            return {"model": "resnet34", "scale_factor": self.scale_factor}
+        return DENSENET | {"scale_factor": self.scale_factor} | self.varies
 
     @property
     def fn(self) -> int:
@@ -48,22 +64,83 @@ class Column:
 TABLES = (
     Column(2, "ResNet34", 1, "n = 1", 0.893, 0.842, 0.571, 0.681, tp=16, fp=3),
     Column(2, "ResNet34", 5, "n = 5", 0.879, 0.739, 0.607, 0.667, tp=17, fp=6),
-    Column(3, "DenseNet40", 5, "DenseNet40", 0.843, 0.714, 0.357, 0.476, tp=10, fp=4),
-    Column(3, "DenseNet64", 5, "DenseNet64", 0.871, 0.750, 0.536, 0.625, tp=15, fp=5),
-    Column(3, "DenseNet53", 5, "DenseNet53", 0.886, 0.833, 0.536, 0.652, tp=15, fp=3),
-    Column(4, "DenseNet53", 5, "drop rate 0", 0.886, 0.833, 0.536, 0.652, tp=15, fp=3),
-    Column(4, "DenseNet53", 5, "drop rate 0.25", 0.843, 0.714, 0.357, 0.476, tp=10, fp=4),
-    Column(5, "DenseNet53", 5, "reduction 0.25", 0.886, 0.833, 0.536, 0.652, tp=15, fp=3),
-    Column(5, "DenseNet53", 5, "reduction 0.5", 0.871, 0.692, 0.643, 0.667, tp=18, fp=8),
-    Column(5, "DenseNet53", 5, "reduction 1", 0.836, 0.647, 0.393, 0.489, tp=11, fp=6),
-    Column(6, "DenseNet53", 5, "bottleneck False", 0.836, 0.600, 0.536, 0.566, tp=15, fp=10),
-    Column(6, "DenseNet53", 5, "bottleneck True", 0.886, 0.833, 0.536, 0.652, tp=15, fp=3),
+    Column(3, "DenseNet40", 5, "DenseNet40", 0.843, 0.714, 0.357, 0.476, 10, 4, {"depth": 40, "blocks": 3}),
+    Column(3, "DenseNet64", 5, "DenseNet64", 0.871, 0.750, 0.536, 0.625, 15, 5, {"depth": 64, "blocks": 3}),
+    Column(3, "DenseNet53", 5, "DenseNet53", 0.886, 0.833, 0.536, 0.652, 15, 3),
+    Column(4, "DenseNet53", 5, "drop rate 0", 0.886, 0.833, 0.536, 0.652, 15, 3),
+    Column(4, "DenseNet53", 5, "drop rate 0.25", 0.843, 0.714, 0.357, 0.476, 10, 4, {"drop_rate": 0.25}),
+    Column(5, "DenseNet53", 5, "reduction 0.25", 0.886, 0.833, 0.536, 0.652, 15, 3),
+    Column(5, "DenseNet53", 5, "reduction 0.5", 0.871, 0.692, 0.643, 0.667, 18, 8, {"reduction": 0.5}),
+    Column(5, "DenseNet53", 5, "reduction 1", 0.836, 0.647, 0.393, 0.489, 11, 6, {"reduction": 1.0}),
+    Column(6, "DenseNet53", 5, "bottleneck False", 0.836, 0.600, 0.536, 0.566, 15, 10, {"bottleneck": False}),
+    Column(6, "DenseNet53", 5, "bottleneck True", 0.886, 0.833, 0.536, 0.652, 15, 3),
 )
 
 
 def table(number: int) -> tuple[Column, ...]:
     """The columns of Table 2, 3, 4, 5 or 6, from left to right."""
     return tuple(column for column in TABLES if column.table == number)
+
+
+def column(number: int, setting: str) -> Column:
+    """The column of Table `number` that varies `setting`, such as (5, "reduction 1")."""
+    return next(column for column in table(number) if column.setting == setting)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper that says that a metric is higher in one column than in another."""
+
+    name: str
+    quote: str
+    section: str
+    metric: str
+    before: Column
+    after: Column
+
+
+CLAIMS = (
+    Claim(
+        "balanced training",
+        "Under rebalanced training, ResNet34 achieved a 3.6% higher recall rate",
+        "Section 4",
+        "recall",
+        column(2, "n = 1"),
+        column(2, "n = 5"),
+    ),
+    Claim(
+        "deeper layers",
+        "deeper layers [...] significantly improved the diagnostic accuracy by 4.3%",
+        "Section 4",
+        "accuracy",
+        column(3, "DenseNet40"),
+        column(3, "DenseNet53"),
+    ),
+    Claim(
+        "no dropout",
+        "the dropout operation decreased accuracy",
+        "Section 4",
+        "accuracy",
+        column(4, "drop rate 0.25"),
+        column(4, "drop rate 0"),
+    ),
+    Claim(
+        "lower reduction",
+        "a lower reduction rate significantly improved the diagnostic accuracy by [...] 5%",
+        "Section 4",
+        "accuracy",
+        column(5, "reduction 1"),
+        column(5, "reduction 0.25"),
+    ),
+    Claim(
+        "bottleneck blocks",
+        "the deep convolutional model with bottleneck blocks was 5% higher in detection accuracy",
+        "Section 3.2.4",
+        "accuracy",
+        column(6, "bottleneck False"),
+        column(6, "bottleneck True"),
+    ),
+)
 
 
 def counts_behind(accuracy: float, precision: float, recall: float, f1: float) -> list[tuple[int, int]]:

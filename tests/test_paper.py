@@ -26,3 +26,15 @@ def test_the_split_adds_up_to_the_dataset():
 def test_each_table_has_the_columns_that_are_printed():
     assert [len(paper.table(number)) for number in (2, 3, 4, 5, 6)] == [2, 3, 2, 3, 2]
     assert {column.scale_factor for number in (3, 4, 5, 6) for column in paper.table(number)} == {5}
+
+
+@pytest.mark.parametrize("claim", paper.CLAIMS, ids=lambda claim: claim.name)
+def test_each_claim_points_the_way_that_its_columns_do(claim):
+    assert getattr(claim.after, claim.metric) > getattr(claim.before, claim.metric)
+    assert claim.before.table == claim.after.table and claim.before.settings != claim.after.settings
+
+
+def test_columns_printed_twice_are_one_training():
+    trainings = {str(column.settings): (column.tp, column.fp) for column in paper.TABLES}
+    assert len(trainings) == 9
+    assert all(trainings[str(column.settings)] == (column.tp, column.fp) for column in paper.TABLES)
