@@ -1,34 +1,192 @@
-"""The networks of the paper: ResNet34 (Section 2.2.1)."""
+"""The networks of the paper: ResNet34 (Section 2.2.1) and DenseNets (Section 2.2.2)."""
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from math import gcd
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-STEM_WIDTH = 64
+STEM_WIDTH = 64  # of ResNet34, Figure 3
+BOTTLENECK_WIDTH = 4  # growth rates that a bottleneck's 1x1 convolution leaves (Huang et al. 2017, Section 3)
+
+NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda width: nn.GroupNorm(gcd(32, width), width),
+}
 
 
-def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0) -> nn.Module:
+def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **architecture) -> nn.Module:
     """An untrained network with two outputs, negative and positive: (batch, channels, height, width) -> (batch, 2).
 
-    `seed` alone decides the initial weights; the global random state is left as it was.
+    `model` is resnet34 or densenet; `architecture` goes to `DenseNet`. `seed` alone decides the initial weights; the
+    global random state is left as it was.
     """
-    if model != "resnet34":
-        raise ValueError(f"no model {model!r}; the models are resnet34")
+    makers = {"resnet34": resnet34, "densenet": DenseNet}
+    if model not in makers:
+        raise ValueError(f"no model {model!r}; the models are {', '.join(makers)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return resnet34(channels, norm_layer)
+        return makers[model](channels=channels, norm_layer=norm_layer, **architecture)
 
 
 def resnet34(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
     """Figure 3: a 7x7 stem, 3 + 4 + 6 + 3 residual blocks of 64, 128, 256 and 512 channels, a 2-category head."""
-    norms = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(min(32, width), width)}
-    net = torchvision.models.resnet34(num_classes=2, norm_layer=norms[norm_layer])
+    net = torchvision.models.resnet34(num_classes=2, norm_layer=NORM_LAYERS[norm_layer])
     if channels != 3:
         net.conv1 = nn.Conv2d(channels, STEM_WIDTH, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     return net
+
+
+class BasicBlock(nn.Module):
+    """Figure 5, bottleneck False: BN, ReLU and a 3x3 convolution add `growth_rate` feature maps to `width` (Eq. 6)."""
+
+    def __init__(self, width: int, growth_rate: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
+        super().__init__()
+        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
+        self.conv = nn.Conv2d(width, growth_rate, kernel_size=3, padding=1, bias=False)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width) -> the same with `growth_rate` more channels behind."""
+        return torch.cat([x, self.drop(self.conv(self.relu(self.norm(x))))], dim=1)
+
+
+class BottleneckBlock(nn.Module):
+    """Figure 5, bottleneck True: a 1x1 convolution to four times the growth rate comes before the 3x3 convolution."""
+
+    def __init__(self, width: int, growth_rate: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
+        super().__init__()
+        between = BOTTLENECK_WIDTH * growth_rate
+        self.norm1, self.relu1 = NORM_LAYERS[norm_layer](width), nn.ReLU()
+        self.conv1 = nn.Conv2d(width, between, kernel_size=1, bias=False)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.norm2, self.relu2 = NORM_LAYERS[norm_layer](between), nn.ReLU()
+        self.conv2 = nn.Conv2d(between, growth_rate, kernel_size=3, padding=1, bias=False)
+        self.drop2 = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width) -> the same with `growth_rate` more channels behind."""
+        few = self.drop1(self.conv1(self.relu1(self.norm1(x))))
+        return torch.cat([x, self.drop2(self.conv2(self.relu2(self.norm2(few))))], dim=1)
+
+
+class Transition(nn.Module):
+    """Figure 5b: BN, ReLU and a 1x1 convolution from `width` to `reduced` channels, then 2x2 average pooling."""
+
+    def __init__(self, width: int, reduced: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
+        super().__init__()
+        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
+        self.conv = nn.Conv2d(width, reduced, kernel_size=1, bias=False)
+        self.drop, self.pool = nn.Dropout(drop_rate), nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, height, width) -> (batch, reduced, height / 2, width / 2)."""
+        return self.pool(self.drop(self.conv(self.relu(self.norm(x)))))
+
+
+class DenseNet(nn.Module):
+    """Figures 6 and 8: a stem, `blocks` dense blocks, a transition between each two, average pooling, two outputs.
+
+    `depth` counts every convolution and the fully connected layer, as in DenseNet40, 53 and 64; `reduction` is the
+    share of channels that a transition keeps (`multiply`), or what their number is divided by (`divide`, the letter of
+    Section 3.2.3); dropout follows each convolution but the stem (Huang et al. 2017, Section 4.2). `checkpointing`
+    computes each layer again in the backward pass instead of keeping it: less memory, the same results.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        norm_layer: str = "batch",
+        depth: int = 53,
+        blocks: int = 4,
+        bottleneck: bool = True,
+        growth_rate: int = 12,
+        reduction: float = 0.25,
+        reduction_reading: str = "multiply",
+        drop_rate: float = 0.0,
+        stem: str = "3x3",
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.checkpointing = checkpointing
+        layers = layers_per_block(depth, blocks, bottleneck)
+        layer = partial(
+            BottleneckBlock if bottleneck else BasicBlock,
+            growth_rate=growth_rate,
+            drop_rate=drop_rate,
+            norm_layer=norm_layer,
+        )
+        width = 2 * growth_rate
+        self.stem = _stem(stem, channels, width)
+        self.features = nn.Sequential()
+        for block in range(1, blocks + 1):
+            dense = nn.Sequential(*(layer(width + place * growth_rate) for place in range(layers)))
+            self.features.add_module(f"dense{block}", dense)
+            width += layers * growth_rate
+            if block < blocks:
+                reduced = int(width * reduction if reduction_reading == "multiply" else width / reduction)
+                self.features.add_module(f"transition{block}", Transition(width, reduced, drop_rate, norm_layer))
+                width = reduced
+        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
+        self.pool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(width, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> logits (batch, 2)."""
+        x = self.stem(x)
+        for part in self.features:
+            for step in part if isinstance(part, nn.Sequential) else [part]:
+                x = _again_in_backward(step, x) if self.checkpointing and self.training else step(x)
+        return self.classifier(self.pool(self.relu(self.norm(x))).flatten(1))
+
+
+def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
+    """How many basic or bottleneck blocks a dense block holds; a ValueError names the depths beside one that fits none.
+
+    The stem, the transitions and the fully connected layer are blocks + 1 layers; the rest is shared out.
+    """
+    around, per_layer = blocks + 1, 2 if bottleneck else 1
+    layers, left = divmod(depth - around, per_layer * blocks)
+    if left or layers < 1:
+        below = max(layers, 1) * per_layer * blocks + around
+        raise ValueError(
+            f"depth = {depth} does not fit {blocks} dense blocks {'with' if bottleneck else 'without'} bottleneck:"
+            f" {below} and {below + per_layer * blocks} do"
+        )
+    return layers
+
+
+def _stem(kind: str, channels: int, width: int) -> nn.Module:
+    if kind == "3x3":
+        return nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+    if kind == "7x7":
+        conv = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+        return nn.Sequential(conv, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+    raise ValueError(f"no stem {kind!r}; the stems are 3x3 and 7x7")
+
+
+def _again_in_backward(step: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(step, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(step)))
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Put back afterwards what batch normalisation counted within, so that no batch counts twice."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:  # the recomputation may be left as soon as it has what it needs
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def parameters(module: nn.Module) -> int:

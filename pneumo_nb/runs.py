@@ -16,7 +16,8 @@ from pneumo_nb import dataset, metrics, models, paper, paths, train
 from pneumo_nb.settings import TrainSettings, digest
 
 FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
-FORMAT = 1  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
+VARIED = set().union(*(column.settings for column in paper.TABLES))  # the settings that tell the paper's columns apart
+FORMAT = 2  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class Run:
 
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU."""
-        settings = self.settings
-        net = models.build(settings.model, settings.channels, settings.norm_layer)
+        net = models.build(**self.settings.architecture())
         net.load_state_dict(load_file(paths.runs(self.key) / "weights.safetensors"))
         return net.eval()
 
@@ -161,21 +161,30 @@ def tables(dataset_hash: str) -> pd.DataFrame:
 
 def protocol(settings: TrainSettings) -> str:
     """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
-    named_elsewhere = {"seed", "model", "scale_factor"}
-    paper_settings, these = TrainSettings().model_dump(), settings.model_dump()
-    departs = [f"{name}={these[name]}" for name in these if these[name] != paper_settings[name]]
-    return ", ".join(text for text in departs if text.split("=")[0] not in named_elsewhere) or "paper"
+    departs = _departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})
+    return ", ".join(departs) or "paper"
+
+
+def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
+    usual, these = TrainSettings().model_dump(), settings.model_dump()
+    return [f"{name}={these[name]}" for name in these if name in names and these[name] != usual[name]]
 
 
 def _places(settings: TrainSettings) -> list[dict]:
     """The columns of the paper's tables that these settings fill; without one, a row of no table."""
-    model, n = {"resnet34": "ResNet34"}[settings.model], settings.scale_factor
+    these = settings.model_dump()
     places = [
         {"table": column.table, "column": f"{column.model}, {column.setting}"}
         for column in paper.TABLES
-        if column.model == model and column.scale_factor == n
+        if all(these[name] == value for name, value in column.settings.items())
     ]
-    return places or [{"table": None, "column": f"{model}, n = {n:g}"}]
+    if places:
+        return places
+    about = [f"n = {settings.scale_factor:g}"]
+    if settings.model == "densenet":
+        about += _departs(settings, VARIED - {"model", "scale_factor", "depth", "blocks"})
+    name = "ResNet34" if settings.model == "resnet34" else f"DenseNet{settings.depth}"
+    return [{"table": None, "column": ", ".join([name, *about])}]
 
 
 def _with_intervals(counts: metrics.Counts) -> dict[str, float]:

@@ -114,10 +114,34 @@ class PrepareSettings(Settings):
         return self
 
 
+DENSENET_FIELDS = {
+    "depth",
+    "blocks",
+    "bottleneck",
+    "growth_rate",
+    "reduction",
+    "reduction_reading",
+    "drop_rate",
+    "stem",
+    "checkpointing",
+}
+
+
 class TrainSettings(Settings):
     """One training run (Sections 2.2, 3.1 and 3.2)."""
 
-    model: Literal["resnet34"] = Field("resnet34", description="Section 2.2.1")
+    model: Literal["resnet34", "densenet"] = Field("resnet34", description="Sections 2.2.1 and 2.2.2")
+    depth: int = Field(53, ge=1, description="of a DenseNet, in convolutions and linear layers (Table 3: 40, 64, 53)")
+    blocks: int = Field(4, ge=1, le=8, description="dense blocks (Figure 8: DenseNet53 has 4, the others 3)")
+    bottleneck: bool = Field(True, description="a 1x1 convolution before each 3x3 (Table 6: false and true)")
+    growth_rate: int = Field(12, ge=1, description="feature maps that a layer adds (paper: not said)")
+    reduction: float = Field(0.25, gt=0, le=1, description="of the channels in a transition (Table 5: 0.25, 0.5, 1)")
+    reduction_reading: Literal["multiply", "divide"] = Field(
+        "multiply", description="channels times reduction, rounded down, or over it, as Section 3.2.3 has it"
+    )
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout after each convolution (Table 4: 0 and 0.25)")
+    stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3, stride 1 (Figures 6, 8); 7x7, stride 2, and pooling")
+    checkpointing: bool = Field(False, description="DenseNet layers computed twice to save memory; same results")
     initial_weights: str = Field("scratch", description="scratch, or a safetensors file (paper: not said)")
     channels: Literal[1, 3] = Field(3, description="input channels, the grey image repeated (paper: not said)")
     image_size: int = Field(672, ge=16, le=4096, description="pixels a side (Section 3.1)")
@@ -145,3 +169,8 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
     deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+
+    def architecture(self) -> dict[str, Any]:
+        """What `models.build` needs to know but the seed; the fields of DenseNets only where they count."""
+        names = {"model", "channels", "norm_layer"} | (DENSENET_FIELDS if self.model == "densenet" else set())
+        return self.model_dump(include=names)

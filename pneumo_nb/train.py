@@ -207,7 +207,7 @@ def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
 
 
 def _network(settings: TrainSettings) -> nn.Module:
-    net = models.build(settings.model, settings.channels, settings.norm_layer, settings.seed)
+    net = models.build(**settings.architecture(), seed=settings.seed)
     if settings.initial_weights != "scratch":
         path = Path(settings.initial_weights)
         if not path.is_file():

@@ -36,7 +36,7 @@ def prepared(name: str = "toy", images: int = 24, seed: int = 0, validation: int
     return name
 
 
-def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0) -> nn.Module:
+def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **_) -> nn.Module:
     """In place of models.build where a test is about the loop: batch normalisation, dropout and two outputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
