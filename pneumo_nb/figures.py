@@ -60,6 +60,23 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     return figure
 
 
+def figure_4(layers: int) -> Figure:
+    """Figure 4: a dense block of that many layers; an arc from each feature map to every layer behind it."""
+    figure, ((axes,),) = _panels(1, 1, (1.3 * (layers + 1), 2.9))
+    for place in range(layers + 1):
+        axes.text(place, 0, f"$x_{place}$", ha="center", va="center", fontsize=12, zorder=3,
+                  bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3f7", "edgecolor": PALETTE[place]})  # fmt: skip
+        for later in range(place + 1, layers + 1):
+            arrow = {"arrowstyle": "->", "color": PALETTE[place], "linewidth": 1.3, "shrinkA": 14, "shrinkB": 14,
+                     "connectionstyle": f"arc3,rad={-0.45 if later > place + 1 else 0}"}  # fmt: skip
+            axes.annotate("", (later, 0), (place, 0), arrowprops=arrow)
+        if place:
+            axes.text(place, -0.55, f"$H_{place}$: BN, ReLU,\n3 x 3 conv", ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.5, layers + 0.5), ylim=(-0.8, 1.1))
+    axes.axis("off")
+    return figure
+
+
 def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     """Figure 7: the training process, two panels for each entry: loss and accuracy; precision, recall and F1 score.
 

@@ -2,11 +2,13 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
@@ -46,6 +48,11 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """One row for each radiograph: image_id, patient_id, split, label, probability of pneumoconiosis."""
         return pd.read_csv(paths.runs(self.key) / "predictions.csv")
+
+    def on(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and probabilities, both (images,), of the training set (`train`) or the testing set (`test`)."""
+        of_split = self.predictions[self.predictions["split"] == split]
+        return of_split["label"].to_numpy(), of_split["probability"].to_numpy()
 
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU."""
@@ -165,6 +172,19 @@ def protocol(settings: TrainSettings) -> str:
     return ", ".join(departs) or "paper"
 
 
+def fills(column: paper.Column, settings: TrainSettings) -> bool:
+    """Whether a run with these settings is a run of that column of the paper's tables."""
+    return all(getattr(settings, name) == value for name, value in column.settings.items())
+
+
+def beside(number: int, trained: dict[str, Sequence[Run]]) -> pd.DataFrame:
+    """The rows of `tables` for Table `number`: the paper's columns, and these runs, in its columns or in none."""
+    runs_shown = [run for column in trained.values() for run in column]
+    frame = tables(runs_shown[0].record["dataset"]["hash"])
+    mine = frame["key"].isin([run.key for run in runs_shown]) & (frame["table"].isna() | (frame["table"] == number))
+    return frame[mine | (frame["source"] == "paper") & (frame["table"] == number)]
+
+
 def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
     usual, these = TrainSettings().model_dump(), settings.model_dump()
     return [f"{name}={these[name]}" for name in these if name in names and these[name] != usual[name]]
@@ -172,11 +192,10 @@ def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
 
 def _places(settings: TrainSettings) -> list[dict]:
     """The columns of the paper's tables that these settings fill; without one, a row of no table."""
-    these = settings.model_dump()
     places = [
         {"table": column.table, "column": f"{column.model}, {column.setting}"}
         for column in paper.TABLES
-        if all(these[name] == value for name, value in column.settings.items())
+        if fills(column, settings)
     ]
     if places:
         return places

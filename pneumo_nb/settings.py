@@ -30,6 +30,10 @@ class Settings(BaseModel):
         named = {name.lower(): value for name, value in namespace.items() if name.isupper()}
         return cls.of(**{name: value for name, value in named.items() if name in cls.model_fields} | more)
 
+    def varied(self, **changes: Any) -> "Settings":
+        """The same settings but for these changes, validated like all."""
+        return self.of(**(self.model_dump() | changes))
+
     def digest(self) -> str:
         """Hash of all values: equal settings, equal digest, on any machine."""
         return digest(self.model_dump())
