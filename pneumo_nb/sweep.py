@@ -1,19 +1,20 @@
 """Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
 
+import asyncio
 import json
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import dask
 import torch
 from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed, get_worker
-from distributed.comm import parse_address, parse_host_port
+from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
+from distributed.comm import connect, parse_address, parse_host_port
 from tqdm.auto import tqdm
 
 from pneumo_nb import dataset, paths, runs
@@ -125,9 +126,18 @@ def _train_on_cluster(
 
 def _client(scheduler: str) -> Client:
     try:
-        return Client(address(scheduler), timeout=PATIENCE, set_as_default=False)
+        with ThreadPoolExecutor() as beside:  # a notebook's own thread has an event loop already
+            beside.submit(asyncio.run, _greet(address(scheduler))).result()
+        return Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except OSError:
         raise ValueError(f"no Dask scheduler answers at {scheduler}: start one, or leave the address empty") from None
+
+
+async def _greet(scheduler: str) -> None:
+    """Connect once: Client itself would wait for ever where something listens but is no scheduler."""
+    secrets = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE, **secrets), PATIENCE)
+    comm.abort()
 
 
 def _wait_for_worker(client: Client, needs: dict[str, int]) -> None:

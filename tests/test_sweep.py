@@ -142,7 +142,7 @@ def test_a_scheduler_that_does_not_answer_is_named(data, monkeypatch):
 
 def test_a_scheduler_that_goes_away_in_mid_run_is_a_failure(data, small_network, monkeypatch):
     leave, running = threading.Event(), threading.Event()
-    monkeypatch.setattr(runs, "load_or_train", lambda *_, **__: running.set() or leave.wait(30))
+    monkeypatch.setattr(runs, "load_or_train", lambda *_, **__: running.set() or leave.wait(3))
     monkeypatch.setattr(sweep, "PATIENCE", 1)
     with workers_here({}) as address, ThreadPoolExecutor() as beside:
         asked = beside.submit(sweep.train_all, seeds(0, 1), data, CPU, address)
