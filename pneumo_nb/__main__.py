@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", default="", help="numbers of notebooks, such as 02,08")
     reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2")
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    reproduce.add_argument("--jobs", default=1, metavar="N", help="train N runs at once on this machine")
+    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to train the runs on")
     reproduce.set_defaults(command=_reproduce)
     return parser
 
@@ -59,10 +61,12 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     given: dict[str, Any] = dict(options.p)
     named = {"DATASET": options.dataset, "SEEDS": options.seeds, "DEVICE": options.device}
+    named["SCHEDULER"] = options.scheduler
     given |= {name: value for name, value in named.items() if value is not None}
     values = reproduce.parameters(options.params, given)
+    only = [number for number in options.only.split(",") if number]
     try:
-        first = reproduce.reproduce(values, [number for number in options.only.split(",") if number])
+        first = reproduce.reproduce(values, only, options.jobs)
     except reproduce.Failed as failure:
         print(f"pneumo_nb: {failure}", file=sys.stderr)
         return 1

@@ -6,6 +6,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from pneumo_nb import metrics
 
 PALETTE = sns.color_palette("colorblind")
 PAPER_COLOUR = PALETTE[3]
@@ -129,4 +133,150 @@ def effective_weights(readings: pd.DataFrame) -> Figure:
     axes.bar_label(axes.containers[0], fmt="%.2f", padding=3)
     axes.margins(x=0.12)
     axes.set(xlabel="effective weight of a positive : a negative", ylabel="")
+    return figure
+
+
+def _colours(groups: Sequence[str]) -> dict[str, tuple]:
+    """A colour for each group in the order of appearance; the group "paper" has the paper's."""
+    names = list(dict.fromkeys(groups))
+    others = iter([colour for colour in PALETTE if colour != PAPER_COLOUR])
+    return {name: PAPER_COLOUR if name == "paper" else next(others) for name in names}
+
+
+def _legend(figure: Figure, colours: dict[str, tuple], line: str = "-") -> None:
+    """Name the groups' colours below the panels, if there is more than one."""
+    if len(colours) > 1:
+        handles = [
+            Line2D([], [], marker="o", color=colour, linestyle=line, label=name) for name, colour in colours.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+
+
+def _mark(axes, marks: dict[str, float]) -> None:
+    """A dashed vertical line for each mark, its name in the legend."""
+    for style, (name, value) in zip(("--", ":", "-."), marks.items(), strict=False):
+        axes.axvline(value, color="black", linestyle=style, linewidth=1.2, label=name)
+    if marks:
+        axes.legend(fontsize=8)
+
+
+def intervals(rows: pd.DataFrame, xlabel: str = "", at: float | None = None) -> Figure:
+    """A forest plot: each row's value as a dot on its interval, from top to bottom.
+
+    `rows` has the columns label, value, low, high, and may have group (a colour) and panel (side by side). Rows with
+    one label lie close together. `at` draws a line, such as 0 for no difference. NaN is written out as undefined.
+    """
+    rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
+    labels, names, colours = (
+        list(dict.fromkeys(rows["label"])),
+        list(dict.fromkeys(rows["panel"])),
+        _colours(rows["group"]),
+    )
+    crowd = rows.groupby(["panel", "label"]).size().max()
+    size = (2.5 + max(4.0, 2.1 * len(names)), 1.1 + 0.3 * len(labels) * crowd**0.7)
+    figure, (panels,) = _panels(1, len(names), size, sharey=True)
+    for panel, name in zip(panels, names, strict=True):
+        inside = rows[rows["panel"] == name]
+        for row, turn in zip(inside.to_dict("records"), inside.groupby("label").cumcount(), strict=True):
+            height, colour = labels.index(row["label"]) + (turn - (crowd - 1) / 2) * 0.7 / crowd, colours[row["group"]]
+            panel.plot([row["low"], row["high"]], [height] * 2, color=colour)
+            panel.plot(row["value"], height, "o", color=colour, markersize=5)
+            if np.isnan(row["value"]):
+                panel.text(0.5, height, "undefined", transform=panel.get_yaxis_transform(), ha="center", va="center")
+        if at is not None:
+            panel.axvline(at, color="black", linewidth=0.8)
+        panel.set(title=name, xlabel=xlabel)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    _legend(figure, colours)
+    return figure
+
+
+def dots(rows: pd.DataFrame, xlabel: str, marks: dict[str, float] | None = None, log: bool = False) -> Figure:
+    """Every row as a dot on the line of its label: columns label, value, and perhaps group; `marks` are named lines."""
+    rows = rows if "group" in rows else rows.assign(group="")
+    labels, colours = list(dict.fromkeys(rows["label"])), _colours(rows["group"])
+    figure, ((axes,),) = _panels(1, 1, (8, 1.3 + 0.36 * len(labels)))
+    for turn, (group, colour) in enumerate(colours.items()):
+        inside = rows[rows["group"] == group]
+        lift = 0.2 * (turn - (len(colours) - 1) / 2)  # so that equal values of two groups are both seen
+        axes.plot(inside["value"], inside["label"].map(labels.index) + lift, "o", color=colour, alpha=0.7)
+    axes.set(xlabel=xlabel, xscale="log" if log else "linear", ylim=(len(labels) - 0.5, -0.5))
+    if log:
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    elif (rows["value"] % 1 == 0).all():
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.grid(axis="both", alpha=0.3)
+    _mark(axes, marks or {})
+    _legend(figure, colours, line="")
+    return figure
+
+
+def histograms(values: dict[str, Sequence[float]], xlabel: str, marks: dict[str, float] | None = None) -> Figure:
+    """How often each value came up, as a share of each entry of `values`; `marks` are named lines."""
+    figure, ((axes,),) = _panels(1, 1, (8, 3.2))
+    long = pd.DataFrame(
+        [(value, name) for name, of_name in values.items() for value in of_name], columns=["value", "name"]
+    )
+    discrete = bool((long["value"] % 1 == 0).all())
+    more = {"discrete": discrete, "stat": "proportion", "common_norm": False, "element": "step"}
+    for (name, inside), colour in zip(long.groupby("name", sort=False), _colours(values).values(), strict=True):
+        sns.histplot(inside, x="value", color=colour, label=name, alpha=0.25, ax=axes, **more)
+    axes.set(xlabel=xlabel, ylabel="share")
+    axes.legend(fontsize=8)
+    _mark(axes, marks or {})
+    return figure
+
+
+def roc_and_precision_recall(
+    curves: dict[str, Sequence[tuple[Sequence[int], Sequence[float]]]], points: dict[str, metrics.Counts] | None = None
+) -> Figure:
+    """ROC and precision-recall curves: for each entry the labels and probabilities of every seed, each a thin line.
+
+    `points` are confusion matrices to mark in both panels, such as the paper's. The legends give the median area.
+    """
+    figure, ((left, right),) = _panels(1, 2, (10, 4.6))
+    for (name, seeds), colour in zip(curves.items(), _colours(curves).values(), strict=True):
+        for labels, probabilities in seeds:
+            roc, curve = metrics.roc(labels, probabilities), metrics.precision_recall(labels, probabilities)
+            left.plot(roc["false_positive_rate"], roc["recall"], color=colour, linewidth=1.2, alpha=0.8)
+            right.step(curve["recall"], curve["precision"], color=colour, linewidth=1.2, alpha=0.8, where="post")
+        for panel, area, short in ((left, metrics.auc, "AUC"), (right, metrics.average_precision, "AP")):
+            median = np.median([area(*seed) for seed in seeds])
+            panel.plot(
+                [],
+                [],
+                color=colour,
+                label=f"{name}: {short} {median:.3f}" if median == median else f"{name}: {short} undefined",
+            )
+    for (name, counts), marker in zip((points or {}).items(), "o^sDvP*X", strict=False):
+        left.plot(1 - counts.specificity, counts.recall, marker, color=PAPER_COLOUR, label=name)
+        right.plot(counts.recall, counts.precision, marker, color=PAPER_COLOUR, label=name)
+    left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    left.set(xlabel="false positive rate (1 - specificity)", ylabel="recall", title="ROC")
+    right.set(xlabel="recall", ylabel="precision", title="precision and recall")
+    for panel in (left, right):
+        panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        panel.legend(fontsize=8)
+    return figure
+
+
+def reliability(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Reliability curves, each a frame of `metrics.reliability`; the dotted diagonal is a calibrated network."""
+    figure, ((axes,),) = _panels(1, 1, (5.6, 5))
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+    for (name, curve), colour in zip(curves.items(), _colours(curves).values(), strict=True):
+        axes.vlines(curve["predicted"], curve["low"], curve["high"], color=colour, linewidth=1, alpha=0.6)
+        axes.plot(
+            curve["predicted"], curve["observed"], "o-", color=colour, label=f"{name} ({curve['images'].sum()} images)"
+        )
+    axes.set(
+        xlabel="mean predicted probability",
+        ylabel="observed share of positives",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    axes.legend(fontsize=8)
     return figure

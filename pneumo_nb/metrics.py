@@ -1,12 +1,14 @@
-"""Four counts -> the metrics of Table 1, with intervals. What is undefined is NaN, never 0."""
+"""One run's counts and probabilities -> the metrics of Table 1 and more, with intervals. Undefined is NaN, never 0."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import nan
+from math import log, nan, sqrt
 
 import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
 from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_auc_score, roc_curve
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ class Counts:
             return nan
         return _ratio(2 * self.precision * self.recall, self.precision + self.recall)
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of recall and specificity; 0.5 for whoever calls everybody the same."""
+        return (self.recall + self.specificity) / 2
+
+    @property
+    def mcc(self) -> float:
+        """Matthews' correlation of calls with labels, -1 to 1 (Matthews 1975, Biochim. Biophys. Acta 405:442)."""
+        margins = (self.tp + self.fp) * (self.tp + self.fn) * (self.tn + self.fp) * (self.tn + self.fn)
+        return _ratio(self.tp * self.tn - self.fp * self.fn, sqrt(margins))
+
     def interval(self, metric: str) -> tuple[float, float]:
         """Wilson's 95 % interval of accuracy, precision, recall or specificity: proportions of independent images."""
         successes, trials = {
@@ -68,7 +81,7 @@ class Counts:
 
     def row(self) -> dict[str, float]:
         """Counts and metrics under the names that tables use."""
-        named = ("accuracy", "precision", "recall", "f1", "specificity")
+        named = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy", "mcc")
         return asdict(self) | {name: getattr(self, name) for name in named}
 
 
@@ -87,6 +100,61 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 def auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
     """Area under the ROC curve; NaN where only one class is present."""
     return float(roc_auc_score(labels, probabilities)) if len(set(labels)) == 2 else nan
+
+
+def average_precision(labels: Sequence[int], probabilities: Sequence[float]) -> float:
+    """Area under the precision-recall curve as steps; NaN where only one class is present."""
+    return float(average_precision_score(labels, probabilities)) if len(set(labels)) == 2 else nan
+
+
+def roc(labels: Sequence[int], probabilities: Sequence[float]) -> pd.DataFrame:
+    """The ROC curve: columns false_positive_rate, recall, threshold; no rows where only one class is present."""
+    names = ["false_positive_rate", "recall", "threshold"]
+    points = roc_curve(labels, probabilities) if len(set(labels)) == 2 else ([], [], [])
+    return pd.DataFrame(dict(zip(names, points, strict=True)))
+
+
+def precision_recall(labels: Sequence[int], probabilities: Sequence[float]) -> pd.DataFrame:
+    """The precision-recall curve: columns recall, precision, threshold; no rows where only one class is present.
+
+    The last point, recall 0 and precision 1, is where nothing is called: a convention, at threshold infinity.
+    """
+    if len(set(labels)) < 2:
+        return pd.DataFrame({"recall": [], "precision": [], "threshold": []})
+    precision, recall, thresholds = precision_recall_curve(labels, probabilities)
+    return pd.DataFrame({"recall": recall, "precision": precision, "threshold": [*thresholds, np.inf]})
+
+
+def brier(labels: Sequence[int], probabilities: Sequence[float]) -> float:
+    """Mean squared distance of probability and label (Brier 1950, Mon. Weather Rev. 78:1); NaN without images."""
+    return float(brier_score_loss(labels, probabilities, pos_label=1)) if len(labels) else nan
+
+
+def reliability(labels: Sequence[int], probabilities: Sequence[float], bins: int = 10) -> pd.DataFrame:
+    """Does pneumoconiosis turn out as often as predicted? A row for each of `bins` equal bins that holds an image.
+
+    Columns: predicted (mean probability), observed (share of positives), low and high (its Wilson interval), images.
+    """
+    y, q = np.asarray(labels, dtype=int), np.asarray(probabilities, dtype=float)
+    if not ((q >= 0) & (q <= 1)).all():
+        raise ValueError("a reliability curve needs probabilities from 0 to 1")
+    places = np.minimum((q * bins).astype(int), bins - 1)  # a probability of 1 belongs into the last bin
+    rows = []
+    for place in np.unique(places):
+        inside = y[places == place]
+        low, high = wilson(int(inside.sum()), len(inside))
+        rows.append((q[places == place].mean(), inside.mean(), low, high, len(inside)))
+    return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "images"])
+
+
+def correct_logit(probabilities: Sequence[float], ratio: float) -> np.ndarray:
+    """Probabilities of a network trained with positives weighted `ratio` : 1, as if they had not been weighted.
+
+    Subtracts log(ratio) from each logit: the prior correction of King and Zeng 2001, Polit. Anal. 9:137, Section 4.1.
+    """
+    if not ratio > 0:
+        raise ValueError(f"ratio = {ratio}: the weight of a positive against a negative is a number above 0")
+    return expit(logit(np.asarray(probabilities, dtype=float)) - log(ratio))
 
 
 def choose_threshold(labels: Sequence[int], probabilities: Sequence[float], rule: str) -> float:

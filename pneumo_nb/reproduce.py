@@ -2,17 +2,19 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from pneumo_nb import pages, paths, runs, settings
+from pneumo_nb import pages, paths, runs, settings, sweep
 
 # a socket file that only this user can open, instead of a TCP port that everyone on the machine can
 LOCAL_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
@@ -61,7 +63,9 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         model.from_parameters(values)
     if "SEEDS" in values:
         settings.seeds(values["SEEDS"])
-    runs.device(values.get("DEVICE", "auto"))
+    if values.get("SCHEDULER"):
+        sweep.address(str(values["SCHEDULER"]))
+    runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):
         _refuse_unfit(dataset)
@@ -78,36 +82,65 @@ def _refuse_unfit(dataset: str) -> None:
             )
 
 
-def reproduce(values: dict[str, Any], only: Sequence[str] = ()) -> Path:
+def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str = 1) -> Path:
     """Execute the notebooks with these parameters and write the report; returns its first page.
+
+    With `jobs` above 1, so many processes of this machine train runs at once.
 
     What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
     their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure.
     """
     chosen = notebooks(only)
-    assigned = check(chosen, values)
+    jobs = settings.jobs(jobs)
+    if jobs > 1 and values.get("SCHEDULER"):
+        raise ValueError("--jobs is for this machine and --scheduler for a cluster: choose one of them")
+    check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
     folder = paths.executed() / str(values.get("DATASET", "phantom"))
     entries, failures = [], []
-    for path in tqdm(chosen, desc="notebooks", unit="notebook"):
-        start = time.perf_counter()
-        failure = _execute(path, folder / path.name, assigned[path])
-        state = failure or f"done in {time.perf_counter() - start:.0f} s"
-        failures += [failure] if failure else []
-        entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
+    with _where(jobs, values) as scheduler:
+        assigned = check(chosen, values | scheduler)
+        for path in tqdm(chosen, desc="notebooks", unit="notebook"):
+            start = time.perf_counter()
+            failure = _execute(path, folder / path.name, assigned[path])
+            state = failure or f"done in {time.perf_counter() - start:.0f} s"
+            failures += [failure] if failure else []
+            entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
     first = _report(folder, entries, values)
     if failures:
         raise Failed("; ".join(failures))
     return first
 
 
+@contextmanager
+def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The parameter that sends runs to a cluster of `jobs` processes, which lives as long; nothing for one job."""
+    if jobs == 1:
+        yield {}
+        return
+    with sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
+        yield {"SCHEDULER": address}
+
+
 def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
     """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed."""
+    failure = ""
     with paths.whole(target) as beside:
         try:
             papermill.execute_notebook(str(source), str(beside), values, progress_bar=False, config=LOCAL_KERNEL)
         except PapermillExecutionError as error:
-            return f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue.splitlines()[0]}"
-    return ""
+            failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue.splitlines()[0]}"
+        _forget_address(beside)
+    return failure
+
+
+def _forget_address(executed: Path) -> None:
+    """Leave out of an executed notebook on which machine its runs were trained: it may be shown to others."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.papermill.parameters.pop("SCHEDULER", None)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("SCHEDULER = "))
+    nbformat.write(notebook, executed)
 
 
 def _report(folder: Path, entries: list[dict[str, str]], values: dict[str, Any]) -> Path:
@@ -118,7 +151,7 @@ def _report(folder: Path, entries: list[dict[str, str]], values: dict[str, Any])
         with paths.whole(paths.report() / entry["file"]) as file:
             file.write_text(pages.page(notebook, links), encoding="utf-8")
     facts = {"Dataset": str(values.get("DATASET", "phantom"))} | {
-        name: str(value) for name, value in values.items() if name != "DATASET"
+        name: str(value) for name, value in values.items() if name not in ("DATASET", "SCHEDULER")
     }
     with paths.whole(paths.report() / "index.html") as file:
         file.write_text(pages.index(entries, facts), encoding="utf-8")

@@ -61,13 +61,16 @@ class Run:
         return net.eval()
 
 
-def device(name: str = "auto") -> torch.device:
-    """`auto` is the GPU where there is one; a ValueError says so where the one asked for is not there."""
+def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
+    """`auto` is the GPU where there is one; a ValueError says so where the one asked for is not there.
+
+    With `elsewhere` the runs are trained on other machines, whose GPUs cannot be looked for from here.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device = {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not (elsewhere or torch.cuda.is_available()):
         raise ValueError("device = 'cuda', but torch finds no GPU here: choose auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def key(settings: TrainSettings, dataset_hash: str) -> str:
@@ -75,12 +78,16 @@ def key(settings: TrainSettings, dataset_hash: str) -> str:
     return digest({"settings": settings.model_dump(), "dataset": dataset_hash, "format": FORMAT})[:16]
 
 
+def is_finished(run_key: str) -> bool:
+    """Whether there is a run of that key with all its files."""
+    return bool(run_key) and (paths.runs(run_key) / "record.json").is_file()
+
+
 def load(run_key: str) -> Run:
     """The finished run of that key; a ValueError if there is none."""
-    record = paths.runs(run_key) / "record.json"
-    if not run_key or not record.is_file():
+    if not is_finished(run_key):
         raise ValueError(f"there is no finished run {run_key!r} in outputs/runs")
-    return Run(run_key, json.loads(record.read_text()))
+    return Run(run_key, json.loads((paths.runs(run_key) / "record.json").read_text()))
 
 
 def load_or_train(settings: TrainSettings, data: dataset.Dataset, on: torch.device, progress: bool = True) -> Run:
@@ -93,7 +100,7 @@ def load_or_train(settings: TrainSettings, data: dataset.Dataset, on: torch.devi
     folder = paths.runs(run_key)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(paths.runs(f".{run_key}.lock")):  # the system frees it if its owner dies
-        if not (folder / "record.json").is_file():
+        if not is_finished(run_key):
             checkpoint = folder / "checkpoint.pt"
             trained = train.fit(settings, data, on, checkpoint, progress)
             _store(folder, settings, data, trained, on)

@@ -65,6 +65,13 @@ def seeds(value: Any) -> tuple[int, ...]:
     return found
 
 
+def jobs(value: Any) -> int:
+    """How many runs to train at once; a ValueError if that is not a whole number from 1."""
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"jobs = {value!r}: a whole number from 1 is right")
+    return int(value)
+
+
 def _listed(value: Any) -> bool:
     return isinstance(value, list | tuple)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pandas as pd
+import pytest
 
-from pneumo_nb import figures
+from pneumo_nb import figures, metrics
 
 
 def history(epochs=3):
@@ -69,3 +70,69 @@ def test_contact_sheet_shows_every_image_with_its_title():
 def test_effective_weights_are_written_at_their_bars():
     axes = drawn(figures.effective_weights(pd.DataFrame({"reading": ["a", "b"], "ratio": [1.0, 5.0]}))).axes[0]
     assert {"1.00", "5.00"} <= {text.get_text() for text in axes.texts}
+
+
+def texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_intervals_draw_each_row_in_its_panel_and_write_out_what_is_undefined():
+    rows = pd.DataFrame(
+        [
+            ("accuracy", "a", 0.8, 0.7, 0.9, "paper"),
+            ("accuracy", "b", 0.6, 0.5, 0.7, "run"),
+            ("precision", "a", np.nan, np.nan, np.nan, "paper"),
+        ],
+        columns=["panel", "label", "value", "low", "high", "group"],
+    )
+    figure = drawn(figures.intervals(rows, "value", at=0.5))
+    left, right = figure.axes
+    assert [left.get_title(), right.get_title()] == ["accuracy", "precision"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    drawn_intervals = [list(line.get_xdata()) for line in left.lines if len(line.get_xdata()) == 2]
+    assert [0.7, 0.9] in drawn_intervals and [0.5, 0.7] in drawn_intervals
+    assert [text.get_text() for text in right.texts] == ["undefined"] and not left.texts
+    assert texts(figure.legends[0]) == ["paper", "run"]
+    assert left.lines[0].get_color() == figures.PAPER_COLOUR != left.lines[2].get_color()
+
+
+def test_intervals_with_one_label_do_not_cover_each_other():
+    rows = pd.DataFrame({"label": ["claim"] * 3, "value": [0.1] * 3, "low": [0.0] * 3, "high": [0.2] * 3})
+    axes = drawn(figures.intervals(rows)).axes[0]
+    heights = {line.get_ydata()[0] for line in axes.lines}
+    assert len(heights) == 3 and max(heights) - min(heights) < 1
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_dots_stand_on_the_line_of_their_label(log):
+    rows = pd.DataFrame({"label": ["a", "b", "a"], "value": [1, 2, 10], "group": ["x", "x", "y"]})
+    figure = drawn(figures.dots(rows, "radiographs", {"limit": 5}, log=log))
+    axes = figure.axes[0]
+    dots = [(x, round(y)) for line in axes.lines[:2] for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+    assert sorted(dots) == [(1, 0), (2, 1), (10, 0)] and texts(axes.get_legend()) == ["limit"]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"1", "10"} <= set(ticks) if log else all("." not in tick for tick in ticks)
+
+
+def test_histograms_are_shares_of_each_entry():
+    axes = drawn(figures.histograms({"a": [1, 1, 2, 3], "b": [2, 2]}, "images", {"paper": 2})).axes[0]
+    assert texts(axes.get_legend()) == ["a", "b", "paper"]
+    assert axes.get_ylim()[1] == pytest.approx(1.05)  # the share of the 2 in "b" is 1
+
+
+def test_roc_and_precision_recall_name_areas_and_points():
+    labels = [0, 0, 1, 1]
+    curves = {"n = 1": [(labels, [0.1, 0.4, 0.35, 0.8]), (labels, [0.1, 0.2, 0.3, 0.4])], "one class": [([0], [0.2])]}
+    figure = drawn(figures.roc_and_precision_recall(curves, {"paper": metrics.Counts(16, 3, 12, 109)}))
+    left, right = figure.axes
+    assert texts(left.get_legend()) == ["n = 1: AUC 0.875", "one class: AUC undefined", "paper"]
+    assert texts(right.get_legend())[0] == f"n = 1: AP {(1 + 5 / 6) / 2:.3f}"
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines if line.get_label() == "paper"]
+    assert points == [pytest.approx((3 / 112, 16 / 28))]
+
+
+def test_reliability_draws_every_bin():
+    curve = metrics.reliability([0, 1, 0, 1], [0.1, 0.2, 0.7, 0.9], bins=2)
+    axes = drawn(figures.reliability({"n = 1": curve})).axes[0]
+    assert texts(axes.get_legend()) == ["calibrated", "n = 1 (4 images)"]
+    assert list(axes.lines[1].get_ydata()) == [0.5, 0.5] and len(axes.collections[0].get_segments()) == 2

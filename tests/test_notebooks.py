@@ -126,6 +126,6 @@ def test_every_setting_can_be_turned_in_a_notebook():
 
 
 def test_notebook_defaults_of_the_phantom_are_the_smoke_settings():
-    values = papermill.inspect_notebook(str(NOTEBOOKS[0]))
+    values = papermill.inspect_notebook(str(FOLDER / "01_dataset_preparation.ipynb"))
     given = {name: ast.literal_eval(entry["default"]) for name, entry in values.items()}
     assert settings.PhantomSettings.from_parameters(given) == settings.PhantomSettings()

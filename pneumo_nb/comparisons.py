@@ -1,0 +1,139 @@
+"""Two columns against each other: intervals and p-values of a difference. A difference is always second - first."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, norm, rankdata
+
+from pneumo_nb.metrics import Counts, wilson
+
+
+class Difference(NamedTuple):
+    """A difference with its 95 % interval and two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+class Bootstrap(NamedTuple):
+    """A 95 % bootstrap interval, and the share of draws left out because the statistic was undefined there."""
+
+    low: float
+    high: float
+    undefined: float
+
+
+def discordant(labels: Sequence[int], first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
+    """(b, c): radiographs that only the first model called right, and only the second. All of shape (images,)."""
+    y = np.asarray(labels, dtype=bool)
+    first_right, second_right = np.asarray(first, dtype=bool) == y, np.asarray(second, dtype=bool) == y
+    return int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Exact two-sided McNemar p of b against c discordant radiographs (McNemar 1947, Psychometrika 12:153).
+
+    If both models were equally good, each discordant radiograph would be a toss of a fair coin; 1 without any.
+    """
+    return float(binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
+def pairings(first: Counts, second: Counts, metric: str) -> pd.DataFrame:
+    """All (b, c) that two confusion matrices on one testing set leave open, each with its exact McNemar p.
+
+    Printed counts say how often each model was right, not on which radiographs. `metric` is accuracy, recall (positives
+    only) or specificity (negatives only). Columns b, c, p; the rows go from most to least agreement of the two models.
+    """
+    positives = first.tp, second.tp, first.tp + first.fn
+    negatives = first.tn, second.tn, first.tn + first.fp
+    if (positives[2], negatives[2]) != (second.tp + second.fn, second.tn + second.fp):
+        raise ValueError("the two columns were not tested on the same radiographs: their classes differ in size")
+    classes = {"accuracy": (positives, negatives), "recall": (positives,), "specificity": (negatives,)}[metric]
+    least = sum(max(0, one - other) for one, other, _ in classes)
+    most = sum(min(one, size - other) for one, other, size in classes)
+    gain = sum(other - one for one, other, _ in classes)
+    rows = [(b, b + gain, mcnemar(b, b + gain)) for b in range(least, most + 1)]
+    return pd.DataFrame(rows, columns=["b", "c", "p"])
+
+
+def mcnemar_range(first: Counts, second: Counts, metric: str) -> tuple[float, float]:
+    """The smallest and the largest exact McNemar p over all `pairings`."""
+    p = pairings(first, second, metric)["p"]
+    return float(p.min()), float(p.max())
+
+
+def newcombe(first: int, first_trials: int, second: int, second_trials: int) -> tuple[float, float]:
+    """95 % interval of a difference of two unpaired proportions (Newcombe 1998, Stat. Med. 17:873, method 10)."""
+    (low_1, high_1), (low_2, high_2) = wilson(first, first_trials), wilson(second, second_trials)
+    p_1, p_2 = (part / whole if whole else np.nan for part, whole in ((first, first_trials), (second, second_trials)))
+    difference = p_2 - p_1
+    low = difference - np.hypot(p_2 - low_2, high_1 - p_1)
+    high = difference + np.hypot(high_2 - p_2, p_1 - low_1)
+    return float(low), float(high)
+
+
+def delong(labels: Sequence[int], first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Difference of the areas under two ROC curves on the same radiographs.
+
+    DeLong et al. 1988, Biometrics 44:837, by midranks as Sun and Xu 2014, IEEE Signal Process. Lett. 21:1389. Interval
+    and p are NaN where nothing varies (equal or perfect rankings) or a class has fewer than two radiographs.
+    """
+    y = np.asarray(labels, dtype=bool)
+    if min(y.sum(), (~y).sum()) < 2:
+        return Difference(*[np.nan] * 4)
+    (positives_1, negatives_1), (positives_2, negatives_2) = (_placements(y, np.asarray(q)) for q in (first, second))
+    positives, negatives = positives_2 - positives_1, negatives_2 - negatives_1
+    value = positives.mean()
+    error = np.sqrt(positives.var(ddof=1) / len(positives) + negatives.var(ddof=1) / len(negatives))
+    if error < 1e-12:
+        return Difference(float(value), np.nan, np.nan, np.nan)
+    low, high = norm.interval(0.95, value, error)
+    return Difference(float(value), float(low), float(high), float(2 * norm.sf(abs(value) / error)))
+
+
+def _placements(y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each positive the share of negatives below it, for each negative that of positives above; a tie is half."""
+    ranks, positives = rankdata(q), y.sum()
+    below = (ranks[y] - rankdata(q[y])) / (len(y) - positives)
+    above = 1 - (ranks[~y] - rankdata(q[~y])) / positives
+    return below, above
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for their number, in their order (Holm 1979, Scand. J. Stat. 6:65)."""
+    p = np.asarray(p_values, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("Holm's adjustment needs p-values from 0 to 1: leave undefined comparisons out")
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def bootstrap(
+    statistic: Callable[..., float], patients: Sequence, *arrays: Sequence, draws: int = 2000, seed: int = 0
+) -> Bootstrap:
+    """95 % percentile interval of `statistic(*arrays)`; patients are drawn, each with all of its images.
+
+    `patients` and every array have shape (images,). A draw in which the statistic is NaN is left out. Field and Welsh
+    2007, J. R. Stat. Soc. B 69:369, compare this cluster bootstrap with others.
+    """
+    columns = [np.asarray(array) for array in arrays]
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    if not len(names) or any(len(column) != len(owner) for column in columns):
+        raise ValueError(
+            "the bootstrap needs at least one image, and a patient and a value of each array for every image"
+        )
+    images = [np.flatnonzero(owner == patient) for patient in range(len(names))]
+    generator = np.random.default_rng(seed)
+    values = np.empty(draws)
+    for draw in range(draws):
+        rows = np.concatenate([images[patient] for patient in generator.integers(len(names), size=len(names))])
+        values[draw] = statistic(*(column[rows] for column in columns))
+    defined = values[~np.isnan(values)]
+    low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
+    return Bootstrap(float(low), float(high), 1 - len(defined) / draws)
