@@ -7,8 +7,8 @@ from math import log, nan, sqrt
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_auc_score, roc_curve
+from scipy.stats import binomtest, rankdata
+from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_curve
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,11 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
-    """Area under the ROC curve; NaN where only one class is present."""
-    return float(roc_auc_score(labels, probabilities)) if len(set(labels)) == 2 else nan
+    """Area under the ROC curve, by ranks (Hanley and McNeil 1982, Radiology 143:29); NaN for one class only."""
+    y = np.asarray(labels, dtype=bool)
+    positives, negatives = int(y.sum()), int((~y).sum())
+    below = rankdata(probabilities)[y].sum() - positives * (positives + 1) / 2  # ties count half
+    return _ratio(float(below), positives * negatives)  # sklearn's is slow in a bootstrap
 
 
 def average_precision(labels: Sequence[int], probabilities: Sequence[float]) -> float:

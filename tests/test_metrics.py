@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from pneumo_nb import metrics
 from pneumo_nb.metrics import Counts
@@ -117,6 +118,15 @@ def test_one_class_has_no_curves_and_no_area(labels):
     probabilities = [0.2, 0.7][: len(labels)]
     assert isnan(metrics.auc(labels, probabilities)) and isnan(metrics.average_precision(labels, probabilities))
     assert metrics.roc(labels, probabilities).empty and metrics.precision_recall(labels, probabilities).empty
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=1, max_size=30))
+def test_auc_agrees_with_scikit_learn(images):
+    labels, steps = zip(*images, strict=True)
+    if len(set(labels)) < 2:
+        assert isnan(metrics.auc(labels, steps))
+    else:
+        assert metrics.auc(labels, steps) == pytest.approx(roc_auc_score(labels, steps))
 
 
 def test_brier_score_by_hand():
