@@ -1,7 +1,6 @@
 """Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
 
 import asyncio
-import json
 import logging
 import os
 import tempfile
@@ -13,11 +12,11 @@ from contextlib import contextmanager
 import dask
 import torch
 from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed
 from distributed.comm import connect, parse_address, parse_host_port
 from tqdm.auto import tqdm
 
-from pneumo_nb import dataset, paths, runs
+from pneumo_nb import dataset, paths, runs, task
 from pneumo_nb.settings import TrainSettings
 
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
@@ -110,17 +109,19 @@ def _train_on_cluster(
     with _client(scheduler) as client:
         needs = {"GPU": 1} if device.type == "cuda" else {}
         _wait_for_worker(client, needs)
-        tasks = [
-            client.submit(_train, settings.model_dump(), data.name, data.hash, device.type, key=key, resources=needs)
+        asked = [
+            client.submit(
+                task.train, settings.model_dump(), data.name, data.hash, device.type, key=key, resources=needs
+            )
             for key, settings in missing.items()
         ]
-        done = as_completed(tasks, loop=client.loop)
-        for task in tqdm(done, desc="runs on the cluster", total=len(tasks), unit="run", leave=False):
-            error = task.exception() if task.status != "cancelled" else CancelledError()
-            if error is None and not runs.is_finished(task.key):
+        done = as_completed(asked, loop=client.loop)
+        for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
+            error = one.exception() if one.status != "cancelled" else CancelledError()
+            if error is None and not runs.is_finished(one.key):
                 error = ValueError("trained, but not into this outputs/runs, which the cluster must share")
             if error is not None:
-                failures[task.key] = error
+                failures[one.key] = error
     return failures
 
 
@@ -153,20 +154,6 @@ def _wait_for_worker(client: Client, needs: dict[str, int]) -> None:
                 f"the Dask scheduler has {len(workers)} workers, none to train on: start `dask worker`{what} first"
             )
         time.sleep(0.2)
-
-
-def _train(settings: dict, name: str, dataset_hash: str, device: str) -> None:
-    """The task of a worker: train one run from its own reading of the dataset."""
-    wanted = TrainSettings.of(**settings)
-    worker = get_worker().state
-    if worker.nthreads > 1 and worker.total_resources.get("GPU") != 1:  # torch's seeds belong to the whole process
-        raise ValueError(f"a worker of {worker.nthreads} threads would mix up runs: use `dask worker --nthreads 1`")
-    about = paths.prepared(name) / "dataset.json"
-    same = about.is_file() and json.loads(about.read_text())["hash"] == dataset_hash
-    if not same or not paths.runs(runs.key(wanted, dataset_hash)).is_dir():
-        raise ValueError(f"a worker sees another data/ or outputs/, without this {name!r}: the cluster must share them")
-    data = dataset.load(name, wanted.image_size, wanted.fit)
-    runs.load_or_train(wanted, data, runs.device(device), progress=False)
 
 
 def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainSettings]) -> str:
