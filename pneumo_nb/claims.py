@@ -87,10 +87,9 @@ def on(dataset_hash: str) -> pd.DataFrame:
             )
             seeds = len(_by_seed(before, after))
             if seeds:
-                printed = getattr(claim.after, claim.metric) - getattr(claim.before, claim.metric)
                 about = {"claim": claim.name, "metric": claim.metric, "protocol": protocol, "seeds": seeds}
                 found = difference(before, after, claim.metric)._asdict()
-                tested.append(about | {"paper": printed} | found)
+                tested.append(about | {"paper": claim.difference} | found)
         defined = [row for row in tested if row["p"] == row["p"]]
         for row, adjusted in zip(defined, comparisons.holm([row["p"] for row in defined]), strict=True):
             row["holm_p"] = float(adjusted)

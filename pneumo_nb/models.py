@@ -11,6 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pneumo_nb.settings import layers_per_block
+
 STEM_WIDTH = 64  # of ResNet34, Figure 3
 BOTTLENECK_WIDTH = 4  # growth rates that a bottleneck's 1x1 convolution leaves (Huang et al. 2017, Section 3)
 
@@ -147,22 +149,6 @@ class DenseNet(nn.Module):
             for step in part if isinstance(part, nn.Sequential) else [part]:
                 x = _again_in_backward(step, x) if self.checkpointing and self.training else step(x)
         return self.classifier(self.pool(self.relu(self.norm(x))).flatten(1))
-
-
-def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
-    """How many basic or bottleneck blocks a dense block holds; a ValueError names the depths beside one that fits none.
-
-    The stem, the transitions and the fully connected layer are blocks + 1 layers; the rest is shared out.
-    """
-    around, per_layer = blocks + 1, 2 if bottleneck else 1
-    layers, left = divmod(depth - around, per_layer * blocks)
-    if left or layers < 1:
-        below = max(layers, 1) * per_layer * blocks + around
-        raise ValueError(
-            f"depth = {depth} does not fit {blocks} dense blocks {'with' if bottleneck else 'without'} bottleneck:"
-            f" {below} and {below + per_layer * blocks} do"
-        )
-    return layers
 
 
 def _stem(kind: str, channels: int, width: int) -> nn.Module:

@@ -44,6 +44,11 @@ class Column:
     varies: dict = field(default_factory=dict)  # the training settings that make this column, beside DENSENET's
 
     @property
+    def name(self) -> str:
+        """The column's heading beside others': the model, and what is varied unless that is the model."""
+        return self.model if self.model == self.setting else f"{self.model}, {self.setting}"
+
+    @property
     def settings(self) -> dict:
         """The training settings that tell this column from the others, by the names of `settings.TrainSettings`."""
         if self.model == "ResNet34":
@@ -97,6 +102,16 @@ class Claim:
     metric: str
     before: Column
     after: Column
+
+    @property
+    def difference(self) -> float:
+        """What the paper prints: after - before."""
+        return getattr(self.after, self.metric) - getattr(self.before, self.metric)
+
+    @property
+    def trials(self) -> int:
+        """How many radiographs of the paper's testing set the metric, recall or accuracy, is a share of."""
+        return TESTING["positive"] if self.metric == "recall" else sum(TESTING.values())
 
 
 CLAIMS = (

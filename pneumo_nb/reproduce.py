@@ -1,5 +1,6 @@
 """papermill over the notebooks in their order; then the pages and tables of outputs/report/."""
 
+import ast
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -54,11 +55,14 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     A ValueError names a parameter that no notebook of the series has, or a value that is not valid, before anything
     runs. One that only notebooks left out know is let pass, so that a parameter file serves for any choice of them.
     """
-    known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks()}
-    everywhere = sorted(set().union(*known.values()))
+    known = {path: papermill.inspect_notebook(str(path)) for path in notebooks()}
+    everywhere = {name: entry["default"] for path in known for name, entry in known[path].items()}
     wrong = [name for name in values if name not in everywhere]
     if wrong:
-        raise ValueError(f"there is no parameter {', '.join(wrong)}; the parameters are {', '.join(everywhere)}")
+        raise ValueError(
+            f"there is no parameter {', '.join(wrong)}; the parameters are {', '.join(sorted(everywhere))}"
+        )
+    values = {name: _typed(name, value, everywhere[name]) for name, value in values.items()}
     for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings):
         model.from_parameters(values)
     if "SEEDS" in values:
@@ -70,6 +74,16 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     if not settings.is_phantom(dataset):
         _refuse_unfit(dataset)
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
+
+
+def _typed(name: str, value: Any, default: str) -> Any:
+    """A value given as text, read as the notebook's own value is meant: text stays text, "[0, 0.5]" is a list."""
+    if not isinstance(value, str) or isinstance(ast.literal_eval(default), str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{name} = {value!r} cannot be read: a value such as {default} is right") from None
 
 
 def _refuse_unfit(dataset: str) -> None:

@@ -153,7 +153,7 @@ def tables(dataset_hash: str) -> pd.DataFrame:
     names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
     """
     rows = [
-        {"table": column.table, "column": f"{column.model}, {column.setting}", "source": "paper", "protocol": "paper"}
+        {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
         | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
         for column in paper.TABLES
     ]
@@ -199,11 +199,7 @@ def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
 
 def _places(settings: TrainSettings) -> list[dict]:
     """The columns of the paper's tables that these settings fill; without one, a row of no table."""
-    places = [
-        {"table": column.table, "column": f"{column.model}, {column.setting}"}
-        for column in paper.TABLES
-        if fills(column, settings)
-    ]
+    places = [{"table": column.table, "column": column.name} for column in paper.TABLES if fills(column, settings)]
     if places:
         return places
     about = [f"n = {settings.scale_factor:g}"]

@@ -138,6 +138,22 @@ DENSENET_FIELDS = {
 }
 
 
+def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
+    """How many basic or bottleneck blocks a dense block holds; a ValueError names the depths beside one that fits none.
+
+    The stem, the transitions and the fully connected layer are blocks + 1 layers; the rest is shared out.
+    """
+    around, per_layer = blocks + 1, 2 if bottleneck else 1
+    layers, left = divmod(depth - around, per_layer * blocks)
+    if left or layers < 1:
+        below = max(layers, 1) * per_layer * blocks + around
+        raise ValueError(
+            f"depth = {depth} does not fit {blocks} dense blocks {'with' if bottleneck else 'without'} bottleneck:"
+            f" {below} and {below + per_layer * blocks} do"
+        )
+    return layers
+
+
 class TrainSettings(Settings):
     """One training run (Sections 2.2, 3.1 and 3.2)."""
 
@@ -180,6 +196,11 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
     deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+
+    @model_validator(mode="after")
+    def _layers_fit_their_blocks(self) -> "TrainSettings":
+        layers_per_block(self.depth, self.blocks, self.bottleneck)
+        return self
 
     def architecture(self) -> dict[str, Any]:
         """What `models.build` needs to know but the seed; the fields of DenseNets only where they count."""

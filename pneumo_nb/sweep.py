@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -39,6 +39,19 @@ def train_all(
     if failures:
         raise RuntimeError(_all_in_one_line(failures, dict(zip(keys, wanted, strict=True))))
     return [runs.load(key) for key in keys]
+
+
+def train_columns(
+    columns: Mapping[str, TrainSettings],
+    seeds: Sequence[int],
+    data: dataset.Dataset,
+    device: torch.device,
+    scheduler: str = "",
+) -> dict[str, list[runs.Run]]:
+    """The runs of a table: for each column one of each seed, all of them by one call of `train_all`."""
+    wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
+    trained = iter(train_all(wanted, data, device, scheduler))
+    return {name: [next(trained) for _ in seeds] for name in columns}
 
 
 def address(text: str) -> str:

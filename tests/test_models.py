@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumo_nb import models
+from pneumo_nb.settings import layers_per_block
 
 
 def counted(rows):
@@ -126,10 +127,10 @@ def test_what_does_not_fit_is_refused_by_name(settings, message):
 def test_a_depth_fits_only_if_it_counts_its_layers(layers, blocks, bottleneck, beside):
     step = blocks * (2 if bottleneck else 1)
     depth = layers * step + blocks + 1
-    assert models.layers_per_block(depth, blocks, bottleneck) == layers
+    assert layers_per_block(depth, blocks, bottleneck) == layers
     if beside % step:
         with pytest.raises(ValueError, match="does not fit"):
-            models.layers_per_block(depth + beside, blocks, bottleneck)
+            layers_per_block(depth + beside, blocks, bottleneck)
 
 
 def test_every_block_adds_its_feature_maps_behind_its_input():

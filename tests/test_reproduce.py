@@ -40,6 +40,16 @@ def test_notebooks_run_in_order_and_each_gets_a_page(three):
     assert first.read_text().index("01_first") < first.read_text().index("08_last")
 
 
+def test_a_value_given_as_text_is_read_as_the_notebooks_own_is_meant(three):
+    notebook(
+        three / "notebooks", "03_third", "print(RATES, CONTROL, NAME)",
+        parameters="RATES = [0.0]  # x\nCONTROL = True  # y\nNAME = ''  # z",
+    )  # fmt: skip
+    reproduce.reproduce({"RATES": "[0, 0.5]", "CONTROL": "false", "NAME": "2024"}, only=["03"])
+    assert "[0, 0.5] False 2024" in executed(three, "03_third")
+    assert 'NAME = \\"2024\\"' in executed(three, "03_third")
+
+
 def test_only_some_notebooks_run(three):
     reproduce.reproduce({}, only=["08"])
     assert [file.name for file in (three / "outputs" / "executed" / "phantom").iterdir()] == ["08_last.ipynb"]
@@ -60,6 +70,7 @@ def test_a_failure_names_notebook_and_cell_and_keeps_the_rest(three):
     [
         ({"EPOHCS": 2}, r"no parameter EPOHCS; the parameters are .*EPOCHS"),
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
+        ({"EPOCHS": "[1,"}, r"EPOCHS = '\[1,' cannot be read: a value such as 1 is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
     ],
 )

@@ -33,6 +33,12 @@ def test_a_wrong_name_or_value_is_named_in_one_line(values, names):
     assert "\n" not in message and all(name in message for name in names)
 
 
+def test_a_depth_must_fit_its_blocks():
+    with pytest.raises(ValueError, match="depth = 40 does not fit 4 dense blocks with bottleneck: 37 and 45 do"):
+        TrainSettings.of(depth=40)
+    assert TrainSettings.of(depth=40, blocks=3).varied(bottleneck=False).depth == 40
+
+
 def test_sixteen_bits_need_png():
     with pytest.raises(ValueError, match="png"):
         PrepareSettings.of(bits=16)

@@ -42,6 +42,16 @@ def small_network(monkeypatch):
     monkeypatch.setattr(models, "build", toy.build)
 
 
+def test_a_table_has_a_run_of_every_seed_in_every_column(data, small_network):
+    columns = {"n = 1": settings(scale_factor=1), "n = 5": settings(scale_factor=5)}
+    trained = sweep.train_columns(columns, [3, 1], data, CPU)
+    assert {name: [run.settings.seed for run in of_name] for name, of_name in trained.items()} == {
+        "n = 1": [3, 1],
+        "n = 5": [3, 1],
+    }
+    assert [run.settings.scale_factor for of_name in trained.values() for run in of_name] == [1, 1, 5, 5]
+
+
 @contextmanager
 def workers_here(*options):
     """A Dask cluster whose workers are threads of this process, where monkeypatching reaches them."""
