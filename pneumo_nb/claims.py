@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pneumo_nb import comparisons, paper, runs
+from pneumo_nb.settings import DENSENET_FIELDS, TrainSettings
 
 CONFIDENCE = 0.05  # two-sided; what Holm's adjustment keeps for the five claims together
 ENOUGH_SEEDS = 3  # with fewer, how far trainings of one column lie apart cannot be seen
@@ -72,24 +73,16 @@ def on(dataset_hash: str) -> pd.DataFrame:
     """The paper's claims on every finished run of a dataset, one row for each claim and protocol.
 
     Columns claim, metric, protocol, seeds (as many as have both runs), paper (its difference), value, low, high, p,
-    holm_p (over the claims of one protocol) and verdict: `supported` or `contradicted` if Holm's p is below 0.05
+    holm_p (over the claims tested with one recipe) and verdict: `supported` or `contradicted` if Holm's p is below 0.05
     and the difference has the claim's sign or the other, and at least three seeds were trained; else `cannot tell`.
     """
     finished = runs.finished(dataset_hash)
+    recipes = {}  # the claims that Holm adjusts together
+    for run in finished:
+        recipes.setdefault(_recipe(run.settings), {}).setdefault(runs.protocol(run.settings), []).append(run)
     rows = []
-    for protocol in dict.fromkeys(runs.protocol(run.settings) for run in finished):
-        of_protocol = [run for run in finished if runs.protocol(run.settings) == protocol]
-        tested = []
-        for claim in paper.CLAIMS:
-            before, after = (
-                [run for run in of_protocol if runs.fills(column, run.settings)]
-                for column in (claim.before, claim.after)
-            )
-            seeds = len(_by_seed(before, after))
-            if seeds:
-                about = {"claim": claim.name, "metric": claim.metric, "protocol": protocol, "seeds": seeds}
-                found = difference(before, after, claim.metric)._asdict()
-                tested.append(about | {"paper": claim.difference} | found)
+    for protocols in recipes.values():
+        tested = [row for protocol, trained in protocols.items() for row in _tested(protocol, trained)]
         defined = [row for row in tested if row["p"] == row["p"]]
         for row, adjusted in zip(defined, comparisons.holm([row["p"] for row in defined]), strict=True):
             row["holm_p"] = float(adjusted)
@@ -98,6 +91,23 @@ def on(dataset_hash: str) -> pd.DataFrame:
         rows, columns=["claim", "metric", "protocol", "seeds", "paper", "value", "low", "high", "p", "holm_p"]
     )
     return frame.assign(verdict=[verdict(row.value, row.holm_p, row.seeds) for row in frame.itertuples()])
+
+
+def _recipe(settings: TrainSettings) -> str:
+    """The protocol but for what only DenseNets have, so that all five claims are adjusted together."""
+    return runs.protocol(settings.varied(**TrainSettings().model_dump(include=DENSENET_FIELDS)))
+
+
+def _tested(protocol: str, trained: Sequence[runs.Run]) -> list[dict]:
+    rows = []
+    for claim in paper.CLAIMS:
+        columns = claim.before, claim.after
+        before, after = ([run for run in trained if runs.fills(column, run.settings)] for column in columns)
+        if seeds := len(_by_seed(before, after)):
+            about = {"claim": claim.name, "metric": claim.metric, "protocol": protocol, "seeds": seeds}
+            found = difference(before, after, claim.metric)._asdict()
+            rows.append(about | {"paper": claim.difference} | found)
+    return rows
 
 
 def verdict(difference: float, holm_p: float, seeds: int) -> str:

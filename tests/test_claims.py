@@ -127,9 +127,7 @@ def test_the_claims_of_a_dataset_are_judged_by_the_stated_rule(home):
         "bottleneck blocks": "cannot tell",
     }
     assert found.loc["bottleneck blocks", "seeds"] == 1 and (found["holm_p"] >= found["p"]).all()
-    printed = {
-        claim.name: getattr(claim.after, claim.metric) - getattr(claim.before, claim.metric) for claim in paper.CLAIMS
-    }
+    printed = {claim.name: claim.difference for claim in paper.CLAIMS}
     assert found["paper"].to_dict() == {name: printed[name] for name in found.index}
 
 
@@ -138,6 +136,24 @@ def test_runs_of_different_protocols_are_never_compared(home):
     stored(right(2), scale_factor=5, epochs=7)
     assert claims.on("toy").empty and claims.on("nothing").empty
     assert "verdict" in claims.on("nothing").columns
+
+
+def test_claims_on_resnet34_and_on_densenets_are_adjusted_together_but_not_those_of_another_recipe(home):
+    def both(**more):
+        for seed in range(3):
+            stored(right(14), seed, scale_factor=1, **more)
+            stored(right(9), seed, scale_factor=5, **more)
+            for rate, wrong in ((0.25, 9), (0.0, 5)):
+                stored(right(wrong), seed, **(paper.DENSENET | {"drop_rate": rate, "stem": "7x7"} | more))
+
+    both()
+    alone = claims.on("toy")
+    assert alone["protocol"].nunique() == 2
+    assert alone["holm_p"].to_list() == comparisons.holm(alone["p"].to_list()).tolist() != alone["p"].to_list()
+    both(epochs=3)
+    again = claims.on("toy")
+    assert len(again) == 2 * len(alone)
+    assert again[again["protocol"].isin(alone["protocol"])].reset_index(drop=True).equals(alone)
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(1, 10))
