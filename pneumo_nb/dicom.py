@@ -10,9 +10,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
@@ -55,9 +57,10 @@ class Rejected(ValueError):
     """Why a file does not become an image: one line, without any free text from the file."""
 
 
-def read(path: str | Path, voi: bool = True, bits: int = 8) -> tuple[np.ndarray, dict]:
+def read(source: str | Path | bytes, voi: bool = True, bits: int = 8) -> tuple[np.ndarray, dict]:
     """Render one single-frame frontal chest radiograph as it is meant to be seen: lungs dark, bones white.
 
+    `source` is a path, or all bytes of a file.
     Returns the picture, (height, width) of uint8 or (`bits` 16) uint16, and a dict of facts: photometric, bits
     (stored), width, height, spacing_mm (or None), view (PA, AP or ''), body_part (CHEST, THORAX or 'guessed'),
     modality, transfer_syntax, rendering (VOI LUT, window or range). Raises Rejected for every other file.
@@ -67,7 +70,7 @@ def read(path: str | Path, voi: bool = True, bits: int = 8) -> tuple[np.ndarray,
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
 
-        header = dcmread(path)
+        header = dcmread(BytesIO(source) if isinstance(source, bytes) else source)
         if not header:  # what pydicom makes of a file that ends within an element
             raise Rejected("it is cut short, or holds no elements")
     with _guarded("its header breaks the DICOM standard"):
@@ -77,18 +80,20 @@ def read(path: str | Path, voi: bool = True, bits: int = 8) -> tuple[np.ndarray,
         stored = _stored_patterns(header)
     with _guarded("its grey values cannot be rendered"):
         grey, facts["rendering"] = _grey_of_patterns(header, voi)
-        picture = _to_integers(grey, _is_inverse(header), bits)[stored]
+        picture = _look_up(_to_integers(grey, _is_inverse(header), bits), stored)
     if picture.min() == picture.max():
         raise Rejected("all its pixels have one grey value")
     return picture, facts
 
 
-def patient_id(path: str | Path) -> str:
-    """The file's PatientID, or '' : an identifier, for making a pseudonym and for nothing else."""
+def identifiers(content: bytes) -> tuple[str, str]:
+    """PatientID and SOPInstanceUID of a file's bytes, or '': for making pseudonyms and for nothing else."""
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
 
-        return str(dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID") or "").strip()
+        tags = ["PatientID", "SOPInstanceUID"]
+        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+        return tuple(str(header.get(tag) or "").strip() for tag in tags)
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def _guarded(what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (Rejected, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (Rejected, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         raise Rejected(f"{what} ({type(error).__name__})") from None
@@ -275,6 +280,13 @@ def _to_integers(grey: np.ndarray, inverse: bool, bits: int) -> np.ndarray:
     white = 2**bits - 1
     levels = np.floor(np.clip(grey, 0, 1) * white + 1e-6).astype(np.uint8 if bits == 8 else np.uint16)
     return white - levels if inverse else levels
+
+
+def _look_up(levels: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+    """levels[patterns], at a fifth of the time."""
+    whole = np.zeros(256 if patterns.dtype == np.uint8 else 65536, levels.dtype)
+    whole[: len(levels)] = levels
+    return cv2.LUT(patterns, whole)
 
 
 def _text(header: Any, keyword: str) -> str:
