@@ -70,7 +70,7 @@ def mosaic(tiles: np.ndarray, columns: int = 20) -> Figure:
     sheet = np.full((rows * columns, side, side), 255, np.uint8)
     sheet[: len(tiles)] = tiles
     sheet = sheet.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
-    figure, ((axes,),) = _panels(1, 1, (10, 10 * rows / columns))
+    figure, ((axes,),) = _panels(1, 1, (8, 8 * rows / columns))
     radiograph(axes, sheet)
     return figure
 
