@@ -15,42 +15,45 @@ def test_files_are_known_by_content_and_not_by_name(tmp_path):
     save_picture(tmp_path / "a.png", picture()).rename(tmp_path / "a.dcm")
     save(radiograph(stored_values()), tmp_path / "b.dcm").rename(tmp_path / "b.jpg")
     save_picture(tmp_path / "c.jpg", picture()).rename(tmp_path / "c")
-    assert [images.kind(tmp_path / name) for name in ("a.dcm", "b.jpg", "c")] == ["png", "dicom", "jpg"]
+    assert [images.load(tmp_path / name)[0] for name in ("a.dcm", "b.jpg", "c")] == ["png", "dicom", "jpg"]
 
 
 @pytest.mark.parametrize("content,reason", [(b"", "empty"), (b"GIF89a", "not a DICOM, JPG or"), (b"\0" * 200, "not a")])
 def test_other_files_are_rejected(tmp_path, content, reason):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(Rejected, match=reason):
-        images.kind(tmp_path / "a")
+        images.load(tmp_path / "a")
 
 
 def test_links_and_pipes_are_rejected_without_being_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(save_picture(tmp_path / "a.png", picture()))
-    for name in ("pipe", "link", "missing"):
+    for name in ("pipe", "link", "."):
         with pytest.raises(Rejected, match="not a regular file"):
-            images.kind(tmp_path / name)
+            images.load(tmp_path / name)
+    with pytest.raises(Rejected, match=r"cannot be read \(FileNotFoundError\)"):
+        images.load(tmp_path / "vanished")
 
 
 @pytest.mark.parametrize("dtype,bits", [(np.uint8, 8), (np.uint16, 16)])
 def test_a_png_is_read_to_the_bit(tmp_path, dtype, bits):
     image = picture(dtype=dtype)
-    read, facts = images.read(save_picture(tmp_path / "a.png", image), bits)
+    read, facts = images.read(save_picture(tmp_path / "a.png", image).read_bytes(), bits)
     assert np.array_equal(read, image)
     assert (facts["bits"], facts["width"], facts["height"]) == (bits, 96, 80)
 
 
 def test_black_and_white_stay_so_when_bits_change(tmp_path):
     eight = save_picture(tmp_path / "a.png", np.tile(np.arange(256, dtype=np.uint8), (64, 1)))
-    sixteen = images.read(eight, 16)[0]
+    sixteen = images.read(eight.read_bytes(), 16)[0]
     assert (sixteen.min(), sixteen.max()) == (0, 65535)
-    assert np.array_equal(images.read(save_picture(tmp_path / "b.png", sixteen), 8)[0], images.read(eight)[0])
+    back = images.read(save_picture(tmp_path / "b.png", sixteen).read_bytes(), 8)[0]
+    assert np.array_equal(back, images.read(eight.read_bytes())[0])
 
 
 def test_three_equal_channels_are_grey(tmp_path):
     image = picture()
-    assert np.array_equal(images.read(save_picture(tmp_path / "a.png", cv2.merge([image] * 3)))[0], image)
+    assert np.array_equal(images.read(save_picture(tmp_path / "a.png", cv2.merge([image] * 3)).read_bytes())[0], image)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_three_equal_channels_are_grey(tmp_path):
 )
 def test_pictures_that_are_no_radiographs_are_rejected(tmp_path, image, reason):
     with pytest.raises(Rejected, match=reason):
-        images.read(save_picture(tmp_path / "a.png", image))
+        images.read(save_picture(tmp_path / "a.png", image).read_bytes())
 
 
 @pytest.mark.parametrize("form", ["jpg", "png"])
@@ -78,7 +81,7 @@ def test_a_size_that_is_a_bomb_is_rejected_before_decoding(tmp_path, form, monke
     path.write_bytes(content.replace(small, huge, 1))
     monkeypatch.setattr(images, "decode", None)
     with pytest.raises(Rejected, match="more than"):
-        images.read(path)
+        images.read(path.read_bytes())
 
 
 @pytest.mark.parametrize("form", ["jpg", "png"])
@@ -89,7 +92,7 @@ def test_a_file_cut_short_is_rejected(tmp_path, form, data):
     path = tmp_path / "cut"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(Rejected):
-        images.read(path)
+        images.read(path.read_bytes())
 
 
 def test_what_is_written_holds_pixels_only():
@@ -98,3 +101,25 @@ def test_what_is_written_holds_pixels_only():
     assert len(images.encode(image, "jpg", 95)) > len(images.encode(image, "jpg", 50))
     for marker in (b"Exif", b"JFIF comment", b"http", b"tEXt"):
         assert marker not in images.encode(image, "jpg") + images.encode(image, "png")
+
+
+def test_a_picture_unlike_the_others_is_ranked_first():
+    random = np.random.default_rng(0)
+    chests = np.zeros((60, 48, 48), np.uint8)
+    for chest in chests:
+        chest[:8], chest[8:36], chest[36:] = random.integers((5, 140, 220), (40, 200, 255))  # neck, chest, belly
+        left, top = random.integers(6, 10, 2)  # of the lungs
+        chest[top : top + 28, left : left + 12] = chest[top : top + 28, left + 18 : left + 30] = random.integers(20, 60)
+    cat = np.zeros((48, 48), np.uint8)
+    cv2.circle(cat, (24, 24), 18, 200, -1)
+    for stranger in (cat, 255 - chests[0], chests[0][::-1], np.rot90(chests[0]), random.integers(0, 256, (48, 48))):
+        tiles = np.insert(chests, 17, stranger.astype(np.uint8), axis=0)
+        assert images.unusual(tiles).argmax() == 17
+    assert 0.5 < np.median(images.unusual(chests)) < 1.5
+    assert (images.unusual(chests[:1]) == 0).all()
+
+
+def test_a_tile_is_eight_bits_whatever_the_image(tmp_path):
+    eight = images.tile(save_picture(tmp_path / "a.png", picture(shape=(90, 70))), 48)
+    sixteen = images.tile(save_picture(tmp_path / "b.png", picture(shape=(90, 70), dtype=np.uint16)), 48)
+    assert eight.shape == sixteen.shape == (48, 48) and eight.dtype == sixteen.dtype == np.uint8
