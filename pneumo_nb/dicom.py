@@ -136,7 +136,7 @@ def _refuse_kind(header: Any) -> None:
         raise Rejected(f"SOP class is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
     frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise Rejected(f"it has {frames} frames, not one")
+        raise Rejected(f"it has {frames if 0 <= frames < 100_000 else 'very many'} frames, not one")
     photometric, samples = _text(header, "PhotometricInterpretation"), int(header.get("SamplesPerPixel") or 1)
     if photometric not in PHOTOMETRICS:
         raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_PHOTOMETRICS)}, not MONOCHROME1 or 2")
