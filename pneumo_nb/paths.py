@@ -69,14 +69,7 @@ def whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         yield beside
-        _put_on_disk(beside)
-        if path.is_dir():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            path.rename(old)
-            beside.rename(path)
-            shutil.rmtree(old)
-        else:
-            beside.replace(path)
+        put(beside, path)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
@@ -84,9 +77,22 @@ def whole(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def put(beside: Path, path: Path) -> None:
+    """Give a finished file or folder the name `path`; what bore that name before is replaced."""
+    _put_on_disk(beside)
+    if path.is_dir():
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        path.rename(old)
+        beside.rename(path)
+        shutil.rmtree(old)
+    else:
+        beside.replace(path)
+
+
 def _put_on_disk(path: Path) -> None:
-    """Flush a file, or each file of a folder, so that the rename that follows cannot outlive its contents."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+    """Flush a file, or a folder, so that the rename that follows cannot outlive its contents."""
+    if path.is_dir():
+        os.sync()  # at once: one by one, the files of a large dataset take minutes
+        return
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
