@@ -26,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="a folder of radiographs -> a prepared dataset")
     prepare.add_argument("source", type=Path, help="folder of DICOM, JPG or PNG files")
     prepare.add_argument("--labels", type=Path, help="CSV with the columns file,label[,patient_id,stage,split,...]")
-    prepare.add_argument("--name", required=True, help="of the prepared dataset: letters, digits, - and _")
+    prepare.add_argument("--name", help="of the prepared dataset: letters, digits, - and _")
+    prepare.add_argument("--check", action="store_true", help="say what would happen, and write nothing")
     prepare.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any preparing setting")
     prepare.add_argument("--workers", type=int, help="processes; all cores by default")
     prepare.set_defaults(command=_prepare)
@@ -50,6 +51,12 @@ def _prepare(options: argparse.Namespace) -> int:
 
     pairs = dict(_pair(text) for text in options.set)
     settings = PrepareSettings.of(**pairs)
+    if options.check:
+        print(prepare.summary(prepare.check(options.source, options.labels, settings, workers=options.workers)))
+        print("this is what would be; nothing was written")
+        return 0
+    if not options.name:
+        raise ValueError("prepare needs --name NAME for the dataset, or --check to write nothing")
     prepare.prepare(options.source, options.labels, options.name, settings, workers=options.workers)
     _, dataset = prepare.read_dataset(options.name)
     print(prepare.summary(dataset))
