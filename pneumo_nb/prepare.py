@@ -23,6 +23,7 @@ from pneumo_nb import labels as source_labels
 from pneumo_nb import paths, phantom_files, pseudonyms
 from pneumo_nb.convert import Job, Task, convert_all, equalise, keep_examples, refine
 from pneumo_nb.journal import Journal
+from pneumo_nb.layouts import Layout
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
 from pneumo_nb.splits import leak_groups, overlap, split
 
@@ -46,11 +47,13 @@ def prepare(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
+    layout: Layout | None = None,
 ) -> Path:
     """Prepare the radiographs under `source` as the dataset `name`; returns its folder, data/prepared/<name>.
 
     `labels` is a CSV (see labels.read); None means labels.csv in `source` or, without one, unlabelled images in no
-    split. `workers` are processes, by default one for each core (a script calling this needs `if __name__ == ...`).
+    split; a `layout` says where the labels stand if elsewhere (see layouts.chosen). `workers` are processes, by default
+    one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
     both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once, or
@@ -58,7 +61,7 @@ def prepare(
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
-    files, rows = _look_through(source, labels, settings)
+    files, rows = _look_through(source, labels, settings, layout)
     with _alone(folder):
         key = pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
@@ -90,6 +93,7 @@ def check(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
+    layout: Layout | None = None,
 ) -> dict:
     """What `prepare` would come to, in the form of a dataset.json, with nothing written but a file that goes again.
 
@@ -97,7 +101,7 @@ def check(
     """
     _check("check", workers)
     source = Path(source).resolve()
-    files, rows = _look_through(source, labels, settings)
+    files, rows = _look_through(source, labels, settings, layout)
     job = Job(source, None, settings, pseudonyms.key(make=False))
     with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
         _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
@@ -157,11 +161,17 @@ def summary(dataset: dict) -> str:
 
 
 def _look_through(
-    source: Path, labels: str | Path | None, settings: PrepareSettings
+    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: Layout | None
 ) -> tuple[list[str], dict[str, source_labels.Row] | None]:
     """The files of the source and what the labels CSV says of them, or a ValueError before any work."""
-    table = _labels_path(source, labels)
-    rows = source_labels.read(table, source, settings.split == "given") if table else None
+    in_folders = layout is not None and layout.folders
+    if in_folders and labels:
+        raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
+    table = None if in_folders else _labels_path(source, labels)
+    if layout and not in_folders and not table:
+        raise ValueError("this layout needs its label file: --labels CSV")
+    labelled = table or in_folders
+    rows = source_labels.read(table, source, settings.split == "given", layout) if labelled else None
     masks = [mask for row in (rows or {}).values() for mask in row.masks().values()]
     files = source_labels.find(source, [table, *masks] if table else [])
     if not files:
