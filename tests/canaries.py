@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from sources import radiograph, save, stored_values
 
 MARK = "ZQXJVKWPYB"  # every canary of plain text begins with it
 UID = "2.25.731799115304862."  # and every UID with this
-DATES = re.compile(rb"(?<!\d)(18\d\d)[-/.]?([01]\d)[-/.]?([0-3]\d)(?!\d)")
-TIMES = re.compile(rb"(?<!\d)(\d\d):?(\d\d):?(\d\d\.\d{6})(?!\d)")
-NUMBERS = re.compile(rb"(?<!\d)1739\d{6}(?!\d)")
+DATES = re.compile(rb"18(\d\d)[-/.]?([01]\d)[-/.]?([0-3]\d)(?!\d)")
+TIMES = re.compile(rb"39:?27\.(\d{6})(?!\d)")
+NUMBERS = re.compile(rb"1739(\d{6})(?!\d)")
 BASE64 = re.compile(rb"[A-Za-z0-9+/]{12,}")
 
 # Table E.1-1 of PS3.15, by its tags; those with a mask stand for the repeating groups of curves and overlays.
@@ -48,11 +49,14 @@ class Planted:
 
     def __init__(self) -> None:
         self.where: dict[str, str] = {}
+        self.numeric: set[str] = set()  # dates, fractions of seconds, numbers
         self._days = 0
 
     def _new(self, value: str, where: str) -> str:
         assert value not in self.where
         self.where[value] = where
+        if value[0].isdigit():
+            self.numeric.add(value[-6:] if "3927." in value else value)
         return value
 
     def text(self, where: str, prefix: str = MARK) -> str:
@@ -88,7 +92,7 @@ class Planted:
 def leaks(content: bytes, planted: Planted) -> set[str]:
     """What in these bytes comes from a canary: as text in any of the encodings, and within base64."""
     found = _plain(content, planted)
-    for run in BASE64.findall(content):
+    for run in set(BASE64.findall(content)):
         for start in range(4):
             cut = run[start:]
             found |= _plain(base64.b64decode(cut[: len(cut) // 4 * 4]), planted)
@@ -99,14 +103,15 @@ def _plain(content: bytes, planted: Planted) -> set[str]:
     narrow = content.replace(b"\0", b"")  # UTF-16 and UTF-32 of plain letters become ASCII
     found = {form for form, sought in _forms() if sought in content}
     found |= {mark for mark in (MARK, UID) if mark.encode() in narrow.upper()}
-    for shape in (DATES, TIMES, NUMBERS):
+    for shape, start in ((DATES, "18"), (TIMES, ""), (NUMBERS, "1739")):
         for match in shape.finditer(narrow):
-            value = b"".join(match.groups()) if match.groups() else match.group()
-            if value.decode() in planted.where:
-                found.add(value.decode())
+            value = start + b"".join(match.groups()).decode()
+            if value in planted.numeric and (shape is TIMES or not narrow[match.start() - 1 : match.start()].isdigit()):
+                found.add(value)
     return found
 
 
+@cache
 def _forms() -> list[tuple[str, bytes]]:
     forms = []
     for name, letters in CHARACTER_SETS.items():
