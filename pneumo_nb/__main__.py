@@ -26,7 +26,12 @@ def _parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="a folder of radiographs -> a prepared dataset")
     prepare.add_argument("source", type=Path, help="folder of DICOM, JPG or PNG files")
     prepare.add_argument("--labels", type=Path, help="CSV with the columns file,label[,patient_id,stage,split,...]")
-    prepare.add_argument("--name", required=True, help="of the prepared dataset: letters, digits, - and _")
+    prepare.add_argument("--name", help="of the prepared dataset: letters, digits, - and _")
+    prepare.add_argument("--check", action="store_true", help="say what would happen, and write nothing")
+    prepare.add_argument("--layout", default="", help="of the labels: classes (folders), nih, padchest, silicodata")
+    prepare.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="such as file=Path,label=Dx")
+    prepare.add_argument("--positive", default="", metavar="CLASS,...", help="classes of label 1")
+    prepare.add_argument("--negative", default="", metavar="CLASS,...", help="classes of label 0; others by default")
     prepare.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any preparing setting")
     prepare.add_argument("--workers", type=int, help="processes; all cores by default")
     prepare.set_defaults(command=_prepare)
@@ -45,12 +50,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from pneumo_nb import prepare
+    from pneumo_nb import layouts, prepare
     from pneumo_nb.settings import PrepareSettings
 
     pairs = dict(_pair(text) for text in options.set)
     settings = PrepareSettings.of(**pairs)
-    prepare.prepare(options.source, options.labels, options.name, settings, workers=options.workers)
+    texts = (options.layout, options.columns, options.positive, options.negative)
+    more = {"workers": options.workers, "layout": layouts.chosen(*texts, csv=bool(options.labels))}
+    if options.check:
+        print(prepare.summary(prepare.check(options.source, options.labels, settings, **more)))
+        print("this is what would be; nothing was written")
+        return 0
+    if not options.name:
+        raise ValueError("prepare needs --name NAME for the dataset, or --check to write nothing")
+    prepare.prepare(options.source, options.labels, options.name, settings, **more)
     _, dataset = prepare.read_dataset(options.name)
     print(prepare.summary(dataset))
     return 0

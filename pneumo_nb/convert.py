@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pneumo_nb import dicom, guarded, images, pseudonyms
+from pneumo_nb import burned_in, dicom, guarded, images, pseudonyms
 from pneumo_nb.dicom import Rejected
 from pneumo_nb.labels import Row
 from pneumo_nb.settings import PrepareSettings
@@ -31,9 +31,10 @@ class Job:
     """What all files of a dataset have in common."""
 
     source: Path
-    folder: Path  # the prepared folder in the making
+    folder: Path | None  # the prepared folder in the making; None: nothing is written
     settings: PrepareSettings
     key: bytes
+    suspects: Path | None = None  # the folder for crops of what seems to be text
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,25 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
         named, uid = dicom.identifiers(source) if kind == "dicom" else ("", "")
         patient, patient_from = _patient(task, named)
+        day = dicom.acquired(source) if kind == "dicom" and job.settings.dates == "shifted" else None
     except Rejected as rejected:
         return {"reason": str(rejected)}
+    text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
+    if text and job.suspects:
+        (job.suspects / f"{task.image_id}.png").write_bytes(images.encode(burned_in.crop(picture, text), "png"))
+    if text and job.settings.burned_in == "refuse":
+        return {"reason": "its pixels seem to show text (burned_in = refuse)", "suspected_text": len(text)}
     image = refine(picture, job.settings)
     content = images.encode(image, job.settings.format, job.settings.quality)
     name = f"images/{task.image_id}.{job.settings.format}"
-    (job.folder / name).write_bytes(content)
+    if job.folder:
+        (job.folder / name).write_bytes(content)
     height, width = image.shape
     for shown, mask in masks.items():
         share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
         small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
-        (job.folder / f"masks/{task.image_id}_{shown}.png").write_bytes(images.encode(small, "png"))
+        if job.folder:
+            (job.folder / f"masks/{task.image_id}_{shown}.png").write_bytes(images.encode(small, "png"))
     spacing = facts["spacing_mm"]
     return {
         "image_id": task.image_id,
@@ -130,6 +139,8 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         "photometric": facts["photometric"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "spacing_mm": round(spacing * facts["width"] / width, 4) if spacing else "",
+        "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day else "",
+        "suspected_text": len(text),
         "source_sha256": hashlib.sha256(source).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),
         "uid": pseudonyms.digest(job.key, "instance", uid.encode("utf-8", "surrogateescape"))[:16] if uid else "",

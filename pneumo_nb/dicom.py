@@ -9,7 +9,8 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,20 @@ def identifiers(content: bytes) -> tuple[str, str]:
         return tuple(str(header.get(tag) or "").strip() for tag in tags)
 
 
+def acquired(content: bytes) -> date | None:
+    """When the radiograph of a file's bytes was taken, or None: an identifier, for `pseudonyms.shifted` and no more."""
+    with _guarded("not readable as DICOM"):
+        from pydicom import dcmread
+
+        tags = ["AcquisitionDate", "StudyDate"]
+        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
+        for text in (_text(header, tag) for tag in tags):
+            if re.fullmatch("(189[5-9]|19..|20..)....", text):
+                with suppress(ValueError):
+                    return datetime.strptime(text, "%Y%m%d").date()
+        return None
+
+
 @contextmanager
 def _guarded(what: str) -> Iterator[None]:
     """Turn whatever goes wrong into Rejected(`what`) and the kind of error; keep the libraries' words from getting out.
@@ -143,7 +158,7 @@ def _refuse_kind(header: Any) -> None:
         raise Rejected(f"SOP class is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
     frames = int(header.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise Rejected(f"it has {frames} frames, not one")
+        raise Rejected(f"it has {frames if 0 <= frames < 100_000 else 'very many'} frames, not one")
     photometric, samples = _text(header, "PhotometricInterpretation"), int(header.get("SamplesPerPixel") or 1)
     if photometric not in PHOTOMETRICS:
         raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_PHOTOMETRICS)}, not MONOCHROME1 or 2")

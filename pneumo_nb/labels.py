@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumo_nb import layouts
+
 PARTS = ("train", "test", "validation")
 STAGE = re.compile(r"(0|1|2|3|4|I|II|III|IV)\+?")
 RECORD = "phantom.json"  # what the phantom writes about itself beside its labels.csv
@@ -52,21 +54,29 @@ def _refuse_folder(error: OSError) -> None:
     raise ValueError(f"a folder within SOURCE cannot be opened ({type(error).__name__}): allow reading it") from None
 
 
-def read(path: Path, source: Path, given_split: bool = False) -> dict[str, Row]:
+def read(
+    path: Path | None, source: Path, given_split: bool = False, layout: layouts.Layout | None = None
+) -> dict[str, Row]:
     """The labels CSV -> a Row for each file, by the file's path relative to `source`.
+
+    A `layout` says where it is laid out otherwise; one of folders needs no CSV.
 
     Columns: file and label (0 or 1); if wanted patient_id, stage (0 to 4, or I to IV), view, lung_mask, opacity_mask,
     and split (train, test, validation; needed and read only for `given_split`). All others are ignored. Paths are
     relative to the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the
     header is row 1), never by content, and counts the others.
     """
-    table = _table(path)
+    files = find(source, [path] if path else [])
+    if layout and layout.folders:
+        table, path = layouts.from_folders(files, layout), source / "folders"
+    else:
+        table = layouts.from_csv(_table(path), files, layout) if layout else _table(path)
     needed = {"file", "label"} | ({"split"} if given_split else set())
     if not table or not needed <= set(table[0]):
         raise ValueError(f"the labels CSV needs the columns {', '.join(sorted(needed))}, separated by commas, in row 1")
     if len(table) == 1:
         raise ValueError("the labels CSV has a header and no rows")
-    known = set(find(source, [path]))
+    known = set(files)
     rows: dict[str, Row] = {}
     first_seen: dict[str, int] = {}
     faults = []

@@ -28,6 +28,11 @@ def prepared(name: str = "") -> Path:
     return root() / "data" / "prepared" / name
 
 
+def suspected_text(name: str) -> Path:
+    """Crops of what may be text in the radiographs of a dataset, apart from it: sharing it does not share them."""
+    return root() / "data" / "suspected_text" / name
+
+
 def finished(name: str) -> Path:
     """The folder of a dataset that has been prepared; a ValueError lists those there are."""
     if not name or not (prepared(name) / "dataset.json").is_file():

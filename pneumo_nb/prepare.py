@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pneumo_nb import labels as source_labels
 from pneumo_nb import paths, phantom_files, pseudonyms
 from pneumo_nb.convert import Job, Task, convert_all, equalise, keep_examples, refine
 from pneumo_nb.journal import Journal
+from pneumo_nb.layouts import Layout
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
 from pneumo_nb.splits import leak_groups, overlap, split
 
@@ -30,9 +32,9 @@ __all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine"
 FORMAT = 2  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
-MANIFEST += ["source_sha256", "sha256"]
+MANIFEST += ["acquired", "suspected_text", "source_sha256", "sha256"]
 COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part"]
+COUNTED += ["patient_from", "body_part", "acquired"]
 REJECTS = ["file", "position", "reason"]
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
@@ -45,11 +47,13 @@ def prepare(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
+    layout: Layout | None = None,
 ) -> Path:
     """Prepare the radiographs under `source` as the dataset `name`; returns its folder, data/prepared/<name>.
 
     `labels` is a CSV (see labels.read); None means labels.csv in `source` or, without one, unlabelled images in no
-    split. `workers` are processes, by default one for each core (a script calling this needs `if __name__ == ...`).
+    split; a `layout` says where the labels stand if elsewhere (see layouts.chosen). `workers` are processes, by default
+    one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
     both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once, or
@@ -57,15 +61,7 @@ def prepare(
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
-    table = _labels_path(source, labels)
-    rows = source_labels.read(table, source, settings.split == "given") if table else None
-    masks = [mask for row in (rows or {}).values() for mask in row.masks().values()]
-    files = source_labels.find(source, [table, *masks] if table else [])
-    if not files:
-        raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
-    if folder.parent.resolve().is_relative_to(source):
-        raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
-    _check_split(rows, settings)
+    files, rows = _look_through(source, labels, settings, layout)
     with _alone(folder):
         key = pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
@@ -74,9 +70,11 @@ def prepare(
         _clear(folder, None if done else part)
         if done:
             return folder
-        for inner in ("images", "examples") + (("masks",) if masks else ()):
+        masked = any(row.masks() for row in (rows or {}).values())
+        for inner in ("images", "examples") + (("masks",) if masked else ()):
             (part / inner).mkdir(parents=True, exist_ok=True)
-        job = Job(source, part, settings, key)
+        job = Job(source, part, settings, key, paths.suspected_text(name))
+        job.suspects.mkdir(parents=True, exist_ok=True)
         try:
             with Journal(part.with_suffix(".journal"), len(files)) as journal:
                 _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
@@ -87,6 +85,27 @@ def prepare(
         paths.put(part, folder)
         _clear(folder, None)
     return folder
+
+
+def check(
+    source: str | Path,
+    labels: str | Path | None,
+    settings: PrepareSettings = DEFAULTS,
+    progress: bool = True,
+    workers: int | None = None,
+    layout: Layout | None = None,
+) -> dict:
+    """What `prepare` would come to, in the form of a dataset.json, with nothing written but a file that goes again.
+
+    Errors are those of `prepare`. Without a pseudonym.key, ties between patients of one size may be split otherwise.
+    """
+    _check("check", workers)
+    source = Path(source).resolve()
+    files, rows = _look_through(source, labels, settings, layout)
+    job = Job(source, None, settings, pseudonyms.key(make=False))
+    with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
+        _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+        return _outcome(job, files, rows, journal)[1]
 
 
 def phantom(
@@ -132,10 +151,35 @@ def summary(dataset: dict) -> str:
         lines.append(f"{counts['duplicates']} images show the same picture as another one")
     if counts["uids_of_two_pictures"]:
         lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
+    if counts.get("suspected_text"):
+        crops = f": look at data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
+        lines.append(f"{counts['suspected_text']} radiographs seem to show text{crops}")
     if "test" in counts["parts"]:
         leaked, patients = dataset["overlap"], counts["test_patients"]
         lines.append(f"{leaked} of the {patients} patients of the test part are also in training")
     return "\n".join(lines)
+
+
+def _look_through(
+    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: Layout | None
+) -> tuple[list[str], dict[str, source_labels.Row] | None]:
+    """The files of the source and what the labels CSV says of them, or a ValueError before any work."""
+    in_folders = layout is not None and layout.folders
+    if in_folders and labels:
+        raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
+    table = None if in_folders else _labels_path(source, labels)
+    if layout and not in_folders and not table:
+        raise ValueError("this layout needs its label file: --labels CSV")
+    labelled = table or in_folders
+    rows = source_labels.read(table, source, settings.split == "given", layout) if labelled else None
+    masks = [mask for row in (rows or {}).values() for mask in row.masks().values()]
+    files = source_labels.find(source, [table, *masks] if table else [])
+    if not files:
+        raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
+    if paths.prepared().resolve().is_relative_to(source):
+        raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
+    _check_split(rows, settings)
+    return files, rows
 
 
 def _class(label: str) -> str:
@@ -247,8 +291,8 @@ def _is_whole(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
-def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
-    """Split, and write manifest.csv, rejects.csv, examples/ and dataset.json."""
+def _outcome(job: Job, files: list[str], rows: dict | None, journal: Journal) -> tuple[dict[str, list], dict]:
+    """Split the accepted images; returns columns of the manifest, and what dataset.json tells of them."""
     reasons = Counter(entry["reason"] for entry in journal if "reason" in entry)
     reasons = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
     columns = _columns(entry for entry in journal if "reason" not in entry)
@@ -256,6 +300,20 @@ def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: J
         shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
         raise ValueError(f"none of the {len(files)} files became an image ({shown})")
     columns["split"] = _parts(columns, [files[p - 1] for p in columns["position"]], rows, job.settings)
+    known = {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")}
+    text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in journal)}
+    return columns, {
+        "settings": job.settings.model_dump(),
+        "counts": _counts(columns, len(files), reasons) | text,
+        "overlap": overlap(columns),
+        "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
+        "known": known | {"acquired": sum(value != "" for value in columns["acquired"])},
+    }
+
+
+def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
+    """Split, and write manifest.csv, rejects.csv, examples/ and dataset.json."""
+    columns, told = _outcome(job, files, rows, journal)
     parts = iter(columns["split"])
     accepted = (entry | {"split": next(parts)} for entry in journal if "reason" not in entry)
     manifest_sha256 = _write_csv(job.folder / "manifest.csv", MANIFEST, accepted)
@@ -263,16 +321,22 @@ def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: J
     content = {
         "format": FORMAT,
         "name": name,
-        "settings": job.settings.model_dump(),
-        "counts": _counts(columns, len(files), reasons),
-        "overlap": overlap(columns),
-        "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
-        "known": {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")},
+        **told,
         "examples": _keep_examples(job, files, columns),
         "hash": hashlib.sha256(f"{manifest_sha256} {job.settings.digest()}".encode()).hexdigest(),
         "fingerprint": fingerprint,
     }
     (job.folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+    _keep_suspects(job, {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")})
+
+
+def _keep_suspects(job: Job, wanted: set[str]) -> None:
+    """Remove crops that an earlier preparing left, and the folder if it is empty."""
+    for crop in job.suspects.glob("*.png"):
+        if crop.stem not in wanted:
+            crop.unlink()
+    if not wanted:
+        job.suspects.rmdir()
 
 
 def _columns(accepted: Iterable[dict]) -> dict[str, list]:

@@ -5,20 +5,26 @@ import os
 import re
 import secrets
 from contextlib import suppress
+from datetime import date, timedelta
 from pathlib import Path
 
 from pneumo_nb import paths
 
 
-def key() -> bytes:
+def key(make: bool = True) -> bytes:
     """The secret of this project folder, made on first use and readable by its owner only.
 
-    It appears whole or not at all, so that two processes starting together agree. A file that holds anything but
-    64 hexadecimal digits is refused, because new pseudonyms would not join with the old.
+    It appears whole or not at all, so that two processes starting together agree. ValueError for a file that others may
+    read, or that holds anything but 64 hexadecimal digits, because new pseudonyms would not join with the old. Unless
+    it is to be `make`d, a missing key is replaced by one that nobody keeps.
     """
     path = paths.pseudonym_key()
     if not path.exists():
+        if not make:
+            return secrets.token_bytes(32)
         _make(path)
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path.name} can be read by others: chmod 600 {path.name}, or a new key if they have read it")
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError(f"{path.name} must hold 64 hexadecimal digits: restore it, or remove it to start anew")
@@ -50,6 +56,15 @@ def image_id(secret: bytes, relative_path: bytes) -> str:
     return "r-" + digest(secret, "image", relative_path)[:12]
 
 
+def shifted(secret: bytes, patient: str, day: date) -> date:
+    """`day` moved back by 1 to 3653 days, as many for all days of one patient: intervals stay, the dates do not."""
+    return day - timedelta(1 + int(digest(secret, "days", _bytes(patient)), 16) % 3653)
+
+
 def patient_id(secret: bytes, patient: str) -> str:
     """Pseudonym of a patient: p- and 12 hexadecimal digits."""
-    return "p-" + digest(secret, "patient", patient.encode("utf-8", "surrogateescape"))[:12]
+    return "p-" + digest(secret, "patient", _bytes(patient))[:12]
+
+
+def _bytes(patient: str) -> bytes:
+    return patient.encode("utf-8", "surrogateescape")

@@ -117,6 +117,12 @@ class PrepareSettings(Settings):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Section 2.1: four to one")
     validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training set; paper: none")
     split_seed: int = Field(0, ge=0, description="paper: none given")
+    burned_in: Literal["list", "refuse", "ignore"] = Field(
+        "list", description="radiographs that seem to show text: keep and list, refuse, or do not look (not said)"
+    )
+    dates: Literal["none", "shifted"] = Field(
+        "none", description="shifted: by a secret number of days for each patient (paper: not said)"
+    )
 
     @model_validator(mode="after")
     def _jpg_has_eight_bits(self) -> "PrepareSettings":

@@ -134,3 +134,41 @@ def test_a_missing_csv_or_source_is_named(source):
         labels.read(source / "nothing.csv", source)
     with pytest.raises(ValueError, match="there is no folder"):
         labels.find(source / "nothing")
+
+
+HOSTILE = [
+    "..\\..\\a.png",
+    "C:\\a.png",
+    "\\\\server\\a.png",
+    "inner/../../a.png",
+    "a.png\\..\\..\\b",
+    "~/a.png",
+    "=1+1",
+]
+
+
+@pytest.mark.parametrize("file", [*HOSTILE, "@SUM(A1)", "+cmd", "-1", "'a.png'", "A.PNG", "${HOME}/a.png"])
+def test_a_hostile_file_name_is_refused_with_its_row_and_not_echoed(source, file):
+    with pytest.raises(ValueError, match="the labels CSV: row 3 ") as caught:
+        labels.read(write(source, HEADER, "b.png,0", f"{file},1"), source)
+    assert file not in str(caught.value)
+
+
+def test_formulas_and_paths_as_patients_are_names_like_any_other(source):
+    table = write(source, "file,label,patient_id,note", 'a.png,1,"=HYPERLINK(""x"")",=1', "b.png,0,../../etc,@x")
+    rows = labels.read(table, source)
+    assert [row.patient for row in rows.values()] == ['=HYPERLINK("x")', "../../etc"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp037"])
+def test_other_encodings_are_refused(source, encoding):
+    with pytest.raises(ValueError, match="the labels CSV") as caught:
+        labels.read(write(source, HEADER, "a.png,1", "b.png,0", encoding=encoding), source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_that_names_a_link_out_of_the_source_leads_nowhere(source, tmp_path):
+    save_picture(tmp_path / "elsewhere" / "x.png", picture())
+    (source / "out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="row 2 names a file that is not in SOURCE"):
+        labels.read(write(source, HEADER, "out/x.png,1", "b.png,0"), source)

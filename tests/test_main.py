@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import sources
 import toy
 
 from pneumo_nb import __main__ as command_line
@@ -32,6 +33,13 @@ def said(capsys, *arguments):
         (("prepare", ".", "--name", "x", "--set", "equalise"), "FIELD=VALUE"),
         (("prepare", ".", "--name", "x", "--set", "equalize=none"), "'equalize'"),
         (("prepare", ".", "--name", "x", "--set", "downsize=0"), "downsize = '0'"),
+        (("prepare", ".", "--name", "x", "--set", "burned_in=drop"), "burned_in = 'drop'"),
+        (("prepare", ".", "--name", "x", "--layout", "mnist"), "no layout 'mnist'"),
+        (("prepare", ".", "--name", "x", "--layout", "nih"), "needs --positive"),
+        (("prepare", ".", "--name", "x", "--layout", "nih", "--positive", "Mass"), "needs its label file"),
+        (("prepare", ".", "--name", "x", "--layout", "classes", "--labels", "a.csv"), "leave --labels or --layout out"),
+        (("prepare", ".", "--name", "x", "--columns", "file"), "--columns needs pairs"),
+        (("prepare", "."), "--name NAME for the dataset, or --check"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -40,6 +48,19 @@ def test_a_mistake_is_refused_in_one_line_before_work_starts(home, capsys, argum
     assert code == 2 and message in captured.err
     assert captured.err.startswith("pneumo_nb: ") and captured.err.count("\n") == 1
     assert not (home / "outputs").exists() and not list((home / "data").glob("*/*"))
+
+
+def test_checking_a_folder_of_classes_and_then_preparing_it(home, capsys, tmp_path):
+    for number in range(20):
+        name = f"{'Silicosis' if number % 2 else 'healthy'}/{number}.png"
+        sources.save_picture(tmp_path / "source" / name, sources.picture(number))
+    command = ("prepare", tmp_path / "source", "--layout", "classes", "--positive", "silicosis")
+    code, captured = said(capsys, *command, "--check")
+    assert code == 0 and "20 files found: 20 accepted" in captured.out and "nothing was written" in captured.out
+    assert not (home / "data").exists() and not (home / "pseudonym.key").exists()
+    code, prepared = said(capsys, *command, "--name", "x")
+    assert code == 0 and captured.out.startswith(prepared.out)
+    assert len(list((home / "data" / "prepared" / "x" / "images").iterdir())) == 20
 
 
 def test_a_device_that_is_not_there_is_refused(home, capsys, monkeypatch):

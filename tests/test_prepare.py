@@ -8,19 +8,21 @@ import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import typed
 from pydicom.uid import JPEGLSLossless, RLELossless
 from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import labels as source_labels
-from pneumo_nb import paths
+from pneumo_nb import paths, phantom
 from pneumo_nb.journal import Journal
-from pneumo_nb.prepare import MANIFEST, prepare, read_dataset, refine, summary
+from pneumo_nb.prepare import MANIFEST, check, prepare, read_dataset, refine, summary
 from pneumo_nb.settings import PrepareSettings
 
 
@@ -277,6 +279,102 @@ def test_a_given_split_is_kept(home, tmp_path):
     manifest, _ = read_dataset("x")
     assert manifest["split"].tolist() == ["test", "train", "train", "test"]
     assert manifest["stage"].tolist() == ["0", "0", "I", "II"]
+
+
+def with_text(folder: Path, *numbers: int) -> Path:
+    """Phantoms as PNG files with labels; those of these numbers show a name."""
+    lines = ["file,label"]
+    for number in range(12):
+        values = phantom.render(number, number % 2 == 1, 256, 266, 0).pixels
+        image = (values / values.max() * 255).astype(np.uint8)
+        if number in numbers:
+            image, *_ = typed.write(image, typed.Typed("MOCKFORD^VERA", "DejaVuSans", 0.05, "white", (0.03, 0.03)))
+        save_picture(folder / f"{number:02}.png", image)
+        lines.append(f"{number:02}.png,{number % 2}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_suspected_text_is_listed_with_its_crop_and_nothing_is_dropped(home, tmp_path):
+    quiet(with_text(tmp_path / "source", 3, 8))
+    manifest, dataset = read_dataset("x")
+    flagged = manifest[manifest["suspected_text"] > 0]
+    assert len(manifest) == 12 and dataset["counts"]["suspected_text"] == len(flagged) == 2
+    assert f"2 radiographs seem to show text: look at {paths.suspected_text('x').relative_to(home)}/" in summary(
+        dataset
+    )
+    assert sorted(path.stem for path in paths.suspected_text("x").iterdir()) == sorted(flagged["image_id"])
+    for path in paths.suspected_text("x").iterdir():
+        assert cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).max() == 255
+    assert not list(paths.prepared("x").rglob("*suspected*"))  # sharing the dataset does not share the crops
+
+
+def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
+    source = with_text(tmp_path / "source", 3)
+    quiet(source)
+    quiet(source, burned_in="refuse")
+    rejects = pd.read_csv(paths.prepared("x") / "rejects.csv")
+    assert rejects["position"].tolist() == [4] and "seem to show text" in rejects["reason"][0]
+    assert [path.stem for path in paths.suspected_text("x").iterdir()] == rejects["file"].tolist()
+    assert read_dataset("x")[1]["counts"]["suspected_text"] == 1
+    quiet(source, burned_in="ignore")
+    assert read_dataset("x")[1]["counts"]["suspected_text"] == 0 and len(read_dataset("x")[0]) == 12
+    assert not paths.suspected_text("x").exists()
+
+
+def dated(folder: Path) -> Path:
+    """Two radiographs each of ten patients, taken 100 days apart; one with a faulty date, one with none."""
+    lines = ["file,label,patient_id"]
+    for number in range(20):
+        day = date(2016, 1, 31) + timedelta(100 * (number % 2) + 31 * number)
+        text = {6: "20161399", 7: None}.get(number, f"{day:%Y%m%d}")
+        name = f"{number:02}.dcm"
+        save(radiograph(stored_values(seed=number), StudyDate="20200101", AcquisitionDate=text or ""), folder / name)
+        if number in (6, 7):
+            save(radiograph(stored_values(seed=number), StudyDate=text or ""), folder / name)
+        lines.append(f"{name},{number // 10},patient {number // 2}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_dates_become_nothing_or_move_with_their_patient(home, tmp_path):
+    source = dated(tmp_path / "source")
+    quiet(source)
+    assert set(read_dataset("x")[0]["acquired"]) == {""}
+    quiet(source, dates="shifted")
+    manifest, dataset = read_dataset("x")
+    assert dataset["known"]["acquired"] == 18 and (manifest["acquired"] == "").sum() == 2
+    moved = pd.to_datetime(manifest["acquired"]).to_numpy().reshape(10, 2)
+    true = np.array([date(2016, 1, 31) + timedelta(100 * (n % 2) + 31 * n) for n in range(20)], "M8[s]").reshape(10, 2)
+    offset = (true - moved).astype("m8[D]")
+    known = [patient for patient in range(10) if patient != 3]
+    assert (offset[known, 0] == offset[known, 1]).all()  # intervals are kept
+    assert len(set(offset[known, 0].tolist())) == 9 and (offset[known] > np.timedelta64(0)).all()
+    paths.pseudonym_key().unlink()
+    quiet(source, dates="shifted")
+    assert not (read_dataset("x")[0]["acquired"] == manifest["acquired"])[manifest["acquired"] != ""].any()
+
+
+def test_checking_says_what_preparing_does_and_writes_nothing(home, tmp_path):
+    source = with_text(tmp_path / "source", 3)
+    (source / "junk").write_bytes(b"junk")
+    folder = quiet(source)
+    before = contents(folder)
+    told = check(source, None, PrepareSettings(), progress=False, workers=1)
+    dataset = read_dataset("x")[1]
+    assert told["counts"] == dataset["counts"] and told["overlap"] == dataset["overlap"] == 0
+    assert told["counts"]["suspected_text"] == 1 and told["counts"]["rejected"] == 1
+    assert contents(folder) == before
+    with pytest.raises(ValueError, match="too few"):
+        check(source, None, PrepareSettings(burned_in="refuse", test_fraction=0.01), progress=False, workers=1)
+
+
+def test_checking_leaves_an_empty_project_empty(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    told = check(source, None, PrepareSettings(), progress=False, workers=1)
+    assert told["counts"]["accepted"] == 20 and "20 files found" in summary(told)
+    assert [path.name for path in home.iterdir()] == ["source"]
 
 
 REFUSED = [

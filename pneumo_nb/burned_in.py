@@ -1,0 +1,159 @@
+"""Text burned into the pixels: where a radiograph seems to show some, beyond the letter that marks its side.
+
+Characters are small strokes of even brightness with sharp edges, of one height, side by side on one line. Three of them
+are suspected to be text; a lone L or R is not. What is suspected is for a person to look at.
+"""
+
+import cv2
+import numpy as np
+
+LONGEST_SIDE = 1280  # pixels: larger pictures are looked at in this size, for large text in a half and a quarter of it
+STROKE = 13  # pixels: a character's strokes are thinner, the anatomy around them is not
+LEVELS = (18, 36, 70, 130)  # grey levels from a stroke to its surroundings: faint text, and characters that touch
+HEIGHTS = (6, 40)  # pixels of a character
+CELL, DENSE = 16, 0.05  # pixels of a side, and the share of strokes from which on a cell is looked at
+FEWEST = 3  # characters of a line
+MOST = 3000  # candidates that are compared with each other
+
+Box = tuple[int, int, int, int]
+
+
+def find(picture: np.ndarray) -> list[Box]:
+    """Boxes (left, top, right, bottom), in pixels of `picture`, of what seems to be text; from top to bottom.
+
+    `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized.
+    """
+    grey = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
+    height, width = picture.shape
+    longest, boxes = min(LONGEST_SIDE, max(height, width)), []
+    for side in (longest, longest // 2, longest // 4):
+        scale = max(height, width) / side
+        grey = (
+            grey
+            if scale == 1
+            else cv2.resize(grey, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
+        )
+        boxes += [np.ceil(np.array(box) * scale).astype(int) for box in _at_one_size(grey)]
+    limits = np.array([width, height, width, height])
+    return _merged([tuple(np.minimum(box, limits).tolist()) for box in boxes])
+
+
+def _at_one_size(grey: np.ndarray) -> list[Box]:
+    edge = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    boxes = []
+    for shade in (grey, 255 - grey):  # white text and black
+        hat = cv2.morphologyEx(shade, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
+        for across, down, width, height in _zones(cv2.min(hat, edge)):
+            zone = slice(down, down + height), slice(across, across + width)
+            lines = [box for level in LEVELS for box in _lines(shade[zone], hat[zone], edge[zone], level)]
+            boxes += [(x + across, y + down, right + across, bottom + down) for x, y, right, bottom in lines]
+    return boxes
+
+
+def _zones(sharp: np.ndarray) -> list[Box]:
+    """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
+    _, strokes = cv2.threshold(sharp, LEVELS[0], 255, cv2.THRESH_BINARY)
+    size = [-(-side // CELL) for side in sharp.shape]
+    strokes = cv2.copyMakeBorder(
+        strokes, 0, size[0] * CELL - sharp.shape[0], 0, size[1] * CELL - sharp.shape[1], cv2.BORDER_CONSTANT
+    )
+    share = cv2.resize(strokes, size[::-1], interpolation=cv2.INTER_AREA)
+    dense = cv2.dilate((share > 255 * DENSE).astype(np.uint8), np.ones((3, 3), np.uint8))
+    stats = cv2.connectedComponentsWithStats(dense, connectivity=8)[2]
+    return [tuple(int(side) * CELL for side in zone[:4]) for zone in stats[1:]]
+
+
+def crop(picture: np.ndarray, boxes: list[Box]) -> np.ndarray:
+    """The boxes with a margin, one below the other, for a person to look at; of the type of `picture`."""
+    parts = []
+    for left, top, right, bottom in boxes:
+        margin = bottom - top
+        parts.append(picture[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin])
+    widest = max(part.shape[1] for part in parts)
+    return np.vstack([np.pad(part, ((0, 4), (0, widest - part.shape[1]))) for part in parts])
+
+
+def _merged(boxes: list[Box]) -> list[Box]:
+    """Boxes that overlap, as one, sorted from top to bottom."""
+    left, merged = sorted(set(boxes)), []
+    while left:
+        box = left.pop(0)
+        touching = [b for b in left if b[0] <= box[2] and b[2] >= box[0] and b[1] <= box[3] and b[3] >= box[1]]
+        if touching:
+            every = np.array([box, *touching])
+            left = [b for b in left if b not in touching]
+            left.insert(0, (*every[:, :2].min(0).tolist(), *every[:, 2:].max(0).tolist()))
+        else:
+            merged.append(box)
+    return sorted(merged, key=lambda box: (box[1], box[0]))
+
+
+def _lines(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> list[Box]:
+    """Boxes of lines of characters that are at least `level` brighter than what lies around them."""
+    boxes, shade = _characters(grey, hat, edge, level)
+    found = []
+    for members in _chains(_side_by_side(boxes, shade)):
+        box = boxes[members]
+        if len(members) >= FEWEST and _on_one_line(box):
+            found.append((*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()))
+    return found
+
+
+def _characters(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """What could be characters: (n, 4) of left, top, right, bottom, and (n,) of mean grey levels."""
+    mask = (hat > level).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    left, top, width, height, area = (stats[:, column].astype(np.int64) for column in range(5))
+    place = np.flatnonzero(mask)
+    which, shades = labels.ravel()[place], grey.ravel()[place].astype(np.float64)
+    mean = np.bincount(which, shades, count) / area
+    spread = np.sqrt(np.maximum(np.bincount(which, shades**2, count) / area - mean**2, 0))
+    sharp = np.bincount(which, edge.ravel()[place], count) / area
+    contrast = np.zeros(count)
+    np.maximum.at(contrast, which, hat.ravel()[place])
+    alike = (height >= HEIGHTS[0]) & (height <= HEIGHTS[1]) & (width <= 2.5 * height) & (area >= 0.2 * width * height)
+    alike &= (area >= 8) & (spread <= 0.4 * contrast) & (sharp >= np.maximum(12, 0.5 * contrast))
+    alike[0] = False  # the background
+    chosen = np.flatnonzero(alike)
+    if len(chosen) > MOST:
+        chosen = chosen[np.argsort(-sharp[chosen], kind="stable")[:MOST]]
+    return np.stack([left, top, left + width, top + height], axis=1)[chosen], mean[chosen]
+
+
+def _side_by_side(boxes: np.ndarray, shade: np.ndarray) -> np.ndarray:
+    """(n, n) of bool: which characters could be neighbours in one word."""
+    left, top, right, bottom = boxes.T
+    height = bottom - top
+    low, high = np.minimum.outer(height, height), np.maximum.outer(height, height)
+    shared = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
+    gap = np.maximum.outer(left, left) - np.minimum.outer(right, right)
+    near = (low >= 0.55 * high) & (shared >= 0.6 * low) & (gap <= 1.3 * high) & (gap >= -0.2 * high)
+    return near & (np.abs(np.subtract.outer(shade, shade)) < 40)
+
+
+def _chains(near: np.ndarray) -> list[list[int]]:
+    """The characters that hang together, in groups."""
+    left, groups = set(range(len(near))), []
+    while left:
+        group, edge = [], [left.pop()]
+        while edge:
+            group.append(edge.pop())
+            others = left & set(np.flatnonzero(near[group[-1]]).tolist())
+            left -= others
+            edge += others
+        groups.append(sorted(group))
+    return groups
+
+
+def _on_one_line(boxes: np.ndarray) -> bool:
+    """Whether most of the characters stand on (or hang from) one nearly level line and are alike in height."""
+    height = (boxes[:, 3] - boxes[:, 1]).astype(float)
+    typical, middle = np.median(height), (boxes[:, 0] + boxes[:, 2]) / 2
+    if np.ptp(middle) < 1.2 * typical or np.mean(np.abs(height - typical) <= 0.35 * typical) < 0.7:
+        return False
+    for side in (3, 1):
+        slope, start = np.polyfit(middle, boxes[:, side], 1)
+        off = np.abs(boxes[:, side] - (slope * middle + start))
+        if abs(slope) < 0.2 and np.mean(off <= max(1.0, 0.12 * typical)) >= 0.7:
+            return True
+    return False
