@@ -14,6 +14,7 @@ from torch import Tensor
 from pneumo_nb import paths
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
+COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,21 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
         labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
         white=255 if first.itemsize == 1 else 65535,
     )
+
+
+def masks(data: Dataset, positions: np.ndarray, fit: str = "stretch") -> dict[str, np.ndarray]:
+    """What is known of these radiographs, as bools (radiographs, size, size) of the size that the network sees.
+
+    Of `lungs` and `opacities` those of which every one of the radiographs has a mask; often, of real ones, neither.
+    """
+    folder, size = paths.prepared(data.name) / "masks", data.images.shape[-1]
+    known = {}
+    for name in ("lungs", "opacities"):
+        files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
+        if files and all(file.is_file() for file in files):
+            read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
+            known[name] = np.stack([square(mask, size, fit) >= COVERED[name] * 255 for mask in read])
+    return known
 
 
 def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
