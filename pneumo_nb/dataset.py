@@ -125,6 +125,16 @@ def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
+def width_mm(row: pd.Series, fit: str) -> float:
+    """Millimetres from edge to edge of what `square` leaves of a radiograph; NaN if its spacing is not known.
+
+    `row` is its row of the manifest.
+    """
+    side = {"stretch": row["width"], "pad": max(row["width"], row["height"]), "crop": min(row["width"], row["height"])}
+    spacing = row.get("spacing_mm", "")
+    return float(spacing) * side[fit] if spacing != "" else float("nan")
+
+
 def _read(folder: Path, row) -> np.ndarray:
     path = folder / row.file
     content = path.read_bytes() if path.is_file() else b""
