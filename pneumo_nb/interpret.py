@@ -1,7 +1,7 @@
 """What a network shows of a radiograph: feature maps, Grad-CAM, and what it loses when its evidence is taken away."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,23 +9,38 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from pneumo_nb.dataset import Feed
+
 POSITIVE = 1  # the output for pneumoconiosis
 BLOCK = re.compile(r"features\.dense\d+|layer\d+")  # dense blocks, and the stages of a ResNet
 BLUR = 0.05  # sigma of the blur that takes evidence away, as a share of the picture's side
 
 
 @contextmanager
-def recorded(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+def recorded(net: nn.Module, layer: str, only: bool = False) -> Iterator[list[Tensor]]:
     """Within the block each forward pass of `net` adds the output of `layer` to the list.
 
-    The hook is removed however the block ends. A ValueError lists the layers that the network has.
+    The hook is removed however the block ends. With `only` the block ends at the first output, and what lies behind the
+    layer is not computed. A ValueError lists the layers that the network has.
     """
     outputs: list[Tensor] = []
-    handle = _module(net, layer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+
+    def hook(_module, _inputs, output):
+        outputs.append(output)
+        if only:
+            raise _Reached
+
+    handle = _module(net, layer).register_forward_hook(hook)
     try:
         yield outputs
+    except _Reached:
+        pass
     finally:
         handle.remove()
+
+
+class _Reached(Exception):
+    """The layer has spoken."""
 
 
 def layers(net: nn.Module) -> list[str]:
@@ -36,21 +51,40 @@ def layers(net: nn.Module) -> list[str]:
 
 def feature_maps(net: nn.Module, x: Tensor, layer: str) -> np.ndarray:
     """The output of a layer for radiographs (batch, channels, height, width): (batch, maps, map height, map width)."""
-    with recorded(net, layer) as outputs, torch.inference_mode():
+    with torch.inference_mode(), recorded(net, layer, only=True) as outputs:
         net.eval()(x)
     return outputs[0].cpu().numpy()
 
 
 def grad_cam(net: nn.Module, x: Tensor, layer: str) -> np.ndarray:
-    """Where a layer speaks for pneumoconiosis (Selvaraju et al. 2017, Equations 1 and 2): (batch, height, width).
+    """Where a layer speaks for pneumoconiosis (Selvaraju et al. 2017, Equations 1 and 2): (batch, 1, height, width).
 
     The layer's maps, each weighted by the mean of its gradient, summed, what is below zero left out.
     """
-    with recorded(net, layer) as outputs, torch.enable_grad():
-        positive = net.eval()(x.detach().requires_grad_())[:, POSITIVE]
-        (gradient,) = torch.autograd.grad(positive.sum(), outputs[0])
+    maps: list[Tensor] = []
+
+    def hook(_module, _inputs, output):
+        torch.set_grad_enabled(True)  # from here on, so that nothing before the layer is kept for the backward pass
+        maps.append(output.detach().requires_grad_())
+        return maps[0]
+
+    handle = _module(net, layer).register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            positive = net.eval()(x)[:, POSITIVE].sum()
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(positive, maps)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    return (weights * outputs[0]).sum(dim=1).relu().detach().cpu().numpy()
+    return (weights * maps[0]).sum(dim=1, keepdim=True).relu().detach().cpu().numpy()
+
+
+def each(
+    make: Callable[[Tensor], np.ndarray], feed: Feed, positions: np.ndarray, at_once: int = 4
+) -> Iterator[np.ndarray]:
+    """The maps that `make` leaves of network input, (maps, height, width), radiograph by radiograph."""
+    for start in range(0, len(positions), at_once):
+        yield from make(feed.images(positions[start : start + at_once]))
 
 
 def deletion_and_insertion(

@@ -4,15 +4,13 @@ A map is enlarged to the radiograph that the network saw, and compared there. Th
 vanish from the masks, and layers of different size could not be compared, nor either with the radiograph itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from pneumo_nb.comparisons import bootstrap
-from pneumo_nb.dataset import Feed
 
 SCORES = ("lung_auc", "lung_dice", "opacity_auc", "energy", "pointing")
 UP, DOWN = "", "_inverted"  # bright, or dark, is taken to mean lung or opacity
@@ -29,7 +27,7 @@ def separation(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
     `auc` is the area under the ROC curve of the value, `dice` the best Dice coefficient over all thresholds when bright
     is called inside, `dice_inverted` when dark is; `auc_inverted` is 1 - auc. NaN where all or none are inside.
     """
-    order = np.argsort(-values, kind="stable")
+    order = np.argsort(-values)
     last = np.append(np.diff(values[order]) != 0, True)  # equal values are called together
     called, found = np.append(0, np.flatnonzero(last) + 1), np.append(0, np.cumsum(inside[order])[last])
     pixels, wanted = len(values), int(found[-1])
@@ -83,22 +81,18 @@ def _opacity_scores(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
     return row
 
 
-def scored(
-    make: Callable[[Tensor], np.ndarray], feed: Feed, radiographs: pd.DataFrame, masks: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
-    """`scores` of many radiographs, with image_id and patient_id; one radiograph is in memory at a time.
+def scored(maps: Iterable[np.ndarray], radiographs: pd.DataFrame, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """`scores` of many radiographs, with image_id and patient_id: one entry of each argument for each radiograph.
 
-    `make` turns network input (1, channels, size, size) into maps (1, maps, height, width). `radiographs` are rows of
-    the manifest, indexed by their position in it; each entry of `masks` has shape (radiographs, side, side). A
-    ValueError says so if there is no opacity in any of them.
+    `radiographs` are rows of the manifest; each entry of `masks` has shape (radiographs, side, side). A ValueError says
+    so if none of them has an opacity.
     """
     if "opacities" in masks and not masks["opacities"].any():
         raise ValueError(f"none of the {len(radiographs)} radiographs has an opacity in its mask: nothing to be found")
     frames = []
-    for place, (position, row) in enumerate(radiographs.iterrows()):
-        maps = make(feed.images(np.array([position])))[0]
-        frame = scores(maps, {name: mask[place] for name, mask in masks.items()})
-        frames.append(frame.assign(image_id=row["image_id"], patient_id=row["patient_id"]))
+    for place, (of_one, row) in enumerate(zip(maps, radiographs.itertuples(), strict=True)):
+        frame = scores(of_one, {name: mask[place] for name, mask in masks.items()})
+        frames.append(frame.assign(image_id=row.image_id, patient_id=row.patient_id))
     return pd.concat(frames, ignore_index=True)
 
 

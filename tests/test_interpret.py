@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import toy
 from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn import functional
 
-from pneumo_nb import interpret, models
+from pneumo_nb import dataset, interpret, models
 
 NETWORKS = {
     "DenseNet53, 3x3 stem": {"model": "densenet", "channels": 1},
@@ -93,14 +94,40 @@ def test_grad_cam_is_captums(net):
     x, last = radiographs(net, images=3), interpret.layers(net)[-1]
     ours = interpret.grad_cam(net, x, last)
     captums = LayerGradCam(net, net.get_submodule(last)[-1]).attribute(x, target=1, relu_attributions=True)
-    assert ours.shape == (3, *captums.shape[2:]) and ours.max() > 0
-    assert ours == pytest.approx(captums[:, 0].detach().numpy(), abs=1e-5)
+    assert ours.shape == (3, 1, *captums.shape[2:]) and ours.max() > 0
+    assert ours == pytest.approx(captums.detach().numpy(), abs=1e-5)
+
+
+def test_what_lies_behind_a_layer_is_not_computed_for_its_maps():
+    net = models.build("densenet", channels=1)
+    with interpret.recorded(net, "features.dense4") as later:
+        interpret.feature_maps(net, radiographs(net), "stem")
+    assert later == []
+
+
+def test_maps_come_radiograph_by_radiograph(home):
+    data = dataset.load(toy.prepared(), 32)
+    feed, asked = dataset.Feed(data, torch.device("cpu"), 1, "none"), []
+
+    def make(x):
+        asked.append(len(x))
+        return x.numpy()
+
+    found = list(interpret.each(make, feed, np.array([3, 5, 4, 9, 8]), at_once=2))
+    assert asked == [2, 2, 1]
+    for maps, place in zip(found, (3, 5, 4, 9, 8), strict=True):
+        assert (maps == feed.images(np.array([place]))[0].numpy()).all()
 
 
 def test_grad_cam_leaves_nothing_behind(net):
     x = radiographs(net)
     interpret.grad_cam(net, x, interpret.layers(net)[-1])
-    assert not x.requires_grad and all(weight.grad is None for weight in net.parameters()) and hooks(net) == 0
+    assert (
+        torch.is_grad_enabled()
+        and not x.requires_grad
+        and all(weight.grad is None for weight in net.parameters())
+        and hooks(net) == 0
+    )
 
 
 def test_grad_cam_works_where_gradients_are_switched_off(net):

@@ -94,11 +94,12 @@ def data(home):
 
 
 def test_scores_of_many_radiographs_name_whose_they_are(data):
-    feed, test = dataset.Feed(data, torch.device("cpu"), 1, "none"), data.part("test")
+    test = data.part("test")
     masks = {"lungs": np.ones((len(test), 32, 32), bool), "opacities": np.zeros((len(test), 32, 32), bool)}
     masks["lungs"][:, :4] = False
     masks["opacities"][:, 10:22, 8:24] = True
-    found = localisation.scored(lambda x: torch.cat([x, -x], dim=1).numpy(), feed, data.manifest.iloc[test], masks)
+    pictures = data.images[test].float()
+    found = localisation.scored(torch.cat([pictures, -pictures], dim=1).numpy(), data.manifest.iloc[test], masks)
     assert len(found) == 2 * len(test) and found["image_id"].unique().tolist() == [f"r{place}" for place in test]
     one, other = found[found["channel"] == 1], found[found["channel"] == 2]
     assert one["opacity_auc"].to_numpy() == pytest.approx(other["opacity_auc_inverted"].to_numpy())
@@ -109,9 +110,8 @@ def test_scores_of_many_radiographs_name_whose_they_are(data):
 def test_a_set_without_any_opacity_is_refused(data):
     test = data.part("test")
     masks = {"opacities": np.zeros((len(test), 32, 32), bool)}
-    feed = dataset.Feed(data, torch.device("cpu"), 1, "none")
     with pytest.raises(ValueError, match=f"none of the {len(test)} radiographs has an opacity"):
-        localisation.scored(lambda x: x.numpy(), feed, data.manifest.iloc[test], masks)
+        localisation.scored(data.images[test].numpy(), data.manifest.iloc[test], masks)
 
 
 def frame(auc, patients=4):
