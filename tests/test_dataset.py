@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy
@@ -104,3 +105,11 @@ def test_a_kind_of_mask_that_one_radiograph_lacks_is_left_out(home):
     (paths.prepared("toy") / "masks" / "r4_opacities.png").unlink()
     assert set(dataset.masks(data, np.array([3, 4]))) == {"lungs"}
     assert set(dataset.masks(data, np.array([3, 5]))) == {"lungs", "opacities"}
+
+
+@pytest.mark.parametrize(("fit", "width"), [("stretch", 250.0), ("pad", 300.0), ("crop", 250.0)])
+def test_the_width_in_mm_is_that_of_what_is_left(fit, width):
+    row = pd.Series({"width": 100, "height": 120, "spacing_mm": 2.5})
+    assert dataset.width_mm(row, fit) == width
+    assert all(np.isnan(dataset.width_mm(row.astype(object).replace({2.5: unknown}), fit)) for unknown in ("", np.nan))
+    assert np.isnan(dataset.width_mm(row.drop("spacing_mm"), fit))
