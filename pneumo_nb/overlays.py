@@ -85,6 +85,6 @@ def _resized(image: np.ndarray, side: int, growing: int = cv2.INTER_LINEAR) -> n
 
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
     """White on a dark rim, so that it can be read on any ground."""
-    size = picture.shape[0] / 560
+    size = max(picture.shape[0] / 560, 0.33)
     for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(picture, text, place, TEXT, size, colour, width, cv2.LINE_AA)
