@@ -14,6 +14,7 @@ from torch import Tensor
 from pneumo_nb import paths
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
+COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,21 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
     )
 
 
+def masks(data: Dataset, positions: np.ndarray, fit: str = "stretch") -> dict[str, np.ndarray]:
+    """What is known of these radiographs, as bools (radiographs, size, size) of the size that the network sees.
+
+    Of `lungs` and `opacities` those of which every one of the radiographs has a mask; often, of real ones, neither.
+    """
+    folder, size = paths.prepared(data.name) / "masks", data.images.shape[-1]
+    known = {}
+    for name in ("lungs", "opacities"):
+        files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
+        if files and all(file.is_file() for file in files):
+            read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
+            known[name] = np.stack([square(mask, size, fit) >= COVERED[name] * 255 for mask in read])
+    return known
+
+
 def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     """A (height, width) radiograph -> (size, size); shrinking averages areas, growing interpolates linearly."""
     height, width = image.shape
@@ -107,6 +123,16 @@ def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
         image = cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=0)
     shrinks = size <= min(image.shape)
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def width_mm(row: pd.Series, fit: str) -> float:
+    """Millimetres from edge to edge of what `square` leaves of a radiograph; NaN if its spacing is not known.
+
+    `row` is its row of the manifest.
+    """
+    side = {"stretch": row["width"], "pad": max(row["width"], row["height"]), "crop": min(row["width"], row["height"])}
+    spacing = row.get("spacing_mm", "")
+    return float(spacing) * side[fit] if spacing != "" else float("nan")
 
 
 def _read(folder: Path, row) -> np.ndarray:

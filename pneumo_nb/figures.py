@@ -55,10 +55,11 @@ def figure_2(steps: Sequence[tuple[str, str]]) -> Figure:
     return figure
 
 
-def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
-    """Radiographs side by side, each with its title."""
+def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, width: float = 1.7) -> Figure:
+    """Radiographs, or RGB pictures, side by side, each with its title and `width` inches wide."""
     rows = max(1, -(-len(images) // columns))
-    figure, panels = _panels(rows, columns, (1.7 * columns, 2.0 * rows))
+    height = width * images[0].shape[0] / images[0].shape[1] if len(images) else width
+    figure, panels = _panels(rows, columns, (width * columns, (height + 0.25) * rows))
     for panel in panels.flat:
         panel.axis("off")
     for panel, image, title in zip(panels.flat, images, titles, strict=False):

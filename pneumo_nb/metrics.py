@@ -85,6 +85,12 @@ class Counts:
         return asdict(self) | {name: getattr(self, name) for name in named}
 
 
+def outcomes(labels: Sequence[int], called: Sequence[bool]) -> np.ndarray:
+    """For each radiograph "true positive", "false positive", "false negative" or "true negative": (images,)."""
+    y, q = np.asarray(labels, dtype=bool), np.asarray(called, dtype=bool)
+    return np.char.add(np.where(y == q, "true ", "false "), np.where(q, "positive", "negative"))
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else nan
 

@@ -10,6 +10,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown_mistune
 from pygments.formatters import HtmlFormatter
 
+from pneumo_nb import offline
+
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f23; }
@@ -28,9 +30,12 @@ th, td { padding: .22rem .6rem; border: 0; border-bottom: 1px solid #d8dee4; tex
 thead th { border-bottom: 2px solid #8c959f; }
 .prompt, .anchor-link { display: none; }
 math[display=block] { margin: .8rem 0; overflow-x: auto; }
+.widget { margin: .8rem 0; }
+.widget label { display: grid; grid-template-columns: 6em minmax(0, 30em) auto; gap: .8rem; margin: .3rem 0; }
 footer { margin-top: 3rem; font-size: .85rem; color: #57606a; border-top: 1px solid #d0d7de; padding-top: .6rem; }
 """
-WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it moves only with a kernel
+WIDGET = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
 FOOTER = "Made by pneumo_nb from executed notebooks. For research; not a medical device."
 
 
@@ -54,13 +59,25 @@ class _Exporter(HTMLExporter):
 
 
 def page(notebook: Path, links: list[tuple[str, str]]) -> str:
-    """One executed notebook as a whole HTML page; `links` are (title, file name) of the pages to go to."""
+    """One executed notebook as a whole HTML page; `links` are (title, file name) of the pages to go to.
+
+    Widgets that move without a kernel become a part of the page; others, such as progress bars, are left out.
+    """
     cells = nbformat.read(notebook, as_version=4)
+    models = cells.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     for cell in cells.cells:
         if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if _moves_offline(output, models)]
     body, _ = _Exporter(template_name="basic").from_notebook_node(cells)
     return _whole(title(notebook), body, links)
+
+
+def _moves_offline(output: nbformat.NotebookNode, models: dict[str, dict]) -> bool:
+    """Put HTML in the place of a widget; false if nothing is left of it."""
+    view = output.get("data", {}).get(WIDGET)
+    if view:
+        output.data = {"text/html": offline.widget(view["model_id"], models)}
+    return not view or bool(output.data["text/html"])
 
 
 def title(notebook: Path) -> str:

@@ -69,6 +69,8 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         settings.seeds(values["SEEDS"])
     if values.get("SCHEDULER"):
         sweep.address(str(values["SCHEDULER"]))
+    if values.get("RUN"):
+        runs.load(str(values["RUN"]))
     runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):

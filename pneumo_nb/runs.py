@@ -54,6 +54,17 @@ class Run:
         of_split = self.predictions[self.predictions["split"] == split]
         return of_split["label"].to_numpy(), of_split["probability"].to_numpy()
 
+    def check_fits(self, data: dataset.Dataset) -> None:
+        """A ValueError unless the run was trained on this dataset, at this size."""
+        trained_on, size = self.record["dataset"], data.images.shape[-1]
+        if trained_on["hash"] != data.hash:
+            raise ValueError(f"run {self.key!r} was trained on {trained_on['name']!r}, which is not this {data.name!r}")
+        if self.settings.image_size != size:
+            raise ValueError(
+                f"run {self.key!r} was trained at {self.settings.image_size} x {self.settings.image_size} pixels;"
+                f" the radiographs here are {size} x {size}"
+            )
+
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU."""
         net = models.build(**self.settings.architecture())

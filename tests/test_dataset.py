@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy
@@ -82,3 +83,33 @@ def test_only_the_images_asked_for_are_flipped(home):
     plain, flipped = feed.images(np.array([1, 2])), feed.images(np.array([1, 2]), np.array([False, True]))
     assert torch.equal(plain[0], flipped[0]) and torch.equal(plain[1].flip(2), flipped[1])
     assert feed.labels(np.array([3, 4])).tolist() == [1, 0]
+
+
+def test_masks_have_the_geometry_of_the_radiographs(home):
+    data = dataset.load(toy.prepared(), 32)
+    positions = np.array([3, 4])
+    assert dataset.masks(data, positions) == {}
+    toy.masks()
+    known = dataset.masks(data, positions)
+    assert {name: mask.shape for name, mask in known.items()} == dict.fromkeys(("lungs", "opacities"), (2, 32, 32))
+    assert known["lungs"].mean() == pytest.approx(0.64, abs=0.03)  # 48 x 40 of 60 x 50, however stretched
+    bright = data.images[3, 0].numpy() > 125
+    assert (known["opacities"][0] == bright).mean() > 0.9 and not known["opacities"][1].any()
+    padded = dataset.masks(dataset.load("toy", 32, "pad"), positions, "pad")
+    assert not padded["lungs"][:, :, :5].any() and padded["lungs"].mean() < known["lungs"].mean()
+
+
+def test_a_kind_of_mask_that_one_radiograph_lacks_is_left_out(home):
+    data = dataset.load(toy.prepared(), 32)
+    toy.masks()
+    (paths.prepared("toy") / "masks" / "r4_opacities.png").unlink()
+    assert set(dataset.masks(data, np.array([3, 4]))) == {"lungs"}
+    assert set(dataset.masks(data, np.array([3, 5]))) == {"lungs", "opacities"}
+
+
+@pytest.mark.parametrize(("fit", "width"), [("stretch", 250.0), ("pad", 300.0), ("crop", 250.0)])
+def test_the_width_in_mm_is_that_of_what_is_left(fit, width):
+    row = pd.Series({"width": 100, "height": 120, "spacing_mm": 2.5})
+    assert dataset.width_mm(row, fit) == width
+    assert all(np.isnan(dataset.width_mm(row.astype(object).replace({2.5: unknown}), fit)) for unknown in ("", np.nan))
+    assert np.isnan(dataset.width_mm(row.drop("spacing_mm"), fit))

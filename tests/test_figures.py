@@ -154,3 +154,9 @@ def test_reliability_draws_every_bin():
     axes = drawn(figures.reliability({"n = 1": curve})).axes[0]
     assert texts(axes.get_legend()) == ["calibrated", "n = 1 (4 images)"]
     assert list(axes.lines[1].get_ydata()) == [0.5, 0.5] and len(axes.collections[0].get_segments()) == 2
+
+
+def test_a_contact_sheet_fits_wide_pictures_in_colour():
+    figure = drawn(figures.contact_sheet([np.zeros((10, 20, 3), np.uint8)] * 3, ["a", "b", "c"], columns=2, width=3))
+    assert tuple(figure.get_size_inches()) == (6, 2 * (1.5 + 0.25))
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["a", "b", "c"]

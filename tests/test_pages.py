@@ -2,11 +2,14 @@ import re
 
 import nbformat
 import pytest
+from ipywidgets import Image, IntSlider, Stack, VBox, jsdlink
+from ipywidgets.embed import embed_data
 from nbformat import v4
 
 from pneumo_nb import pages
 
-WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "0%|   |"}
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET = {WIDGET_VIEW: {"model_id": "x"}, "text/plain": "0%|   |"}
 
 
 @pytest.fixture
@@ -51,3 +54,17 @@ def test_the_first_page_lists_every_notebook_with_its_state():
     first = pages.index(entries, {"Dataset": "nih & more"})
     assert "01 &lt;A&gt;" in first and "done in 3 s" in first and "nih &amp; more" in first and "tables.csv" in first
     assert "not a medical device" in first
+
+
+def test_a_widget_that_moves_by_itself_becomes_a_part_of_the_page(tmp_path):
+    slider, stack = IntSlider(max=1), Stack([Image(value=b"a"), Image(value=b"b")], selected_index=0)
+    jsdlink((slider, "value"), (stack, "selected_index"))
+    both = VBox([slider, stack])
+    shown = v4.new_output("display_data", data={WIDGET_VIEW: {"model_id": both.model_id}, "text/plain": "VBox"})
+    cells = [v4.new_markdown_cell("# 07 A"), v4.new_code_cell("both", outputs=[shown], execution_count=1)]
+    saved = {"application/vnd.jupyter.widget-state+json": embed_data([both])["manager_state"]}
+    path = tmp_path / "07_a.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"widgets": saved}), path)
+    page = pages.page(path, [])
+    assert len(re.findall('<input [^>]*type="range"', page)) == 1 and page.count('src="data:image/png;base64,') == 2
+    assert re.findall(r"src=[\"'](?!data:)", page) == []

@@ -6,7 +6,7 @@ from nbformat import v4
 from pneumo_nb import paths, reproduce
 
 
-def notebook(folder, name, *cells, parameters="DATASET = 'phantom'  # x\nEPOCHS = 1  # x"):
+def notebook(folder, name, *cells, parameters="DATASET = 'phantom'  # x\nEPOCHS = 1  # x\nRUN = ''  # x"):
     first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     made = v4.new_notebook(
@@ -72,6 +72,7 @@ def test_a_failure_names_notebook_and_cell_and_keeps_the_rest(three):
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
         ({"EPOCHS": "[1,"}, r"EPOCHS = '\[1,' cannot be read: a value such as 1 is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
+        ({"RUN": "0123"}, r"no finished run '0123' in outputs/runs"),
     ],
 )
 def test_wrong_names_and_values_are_refused_before_work_starts(three, values, message):

@@ -117,3 +117,12 @@ def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
         run(data, seed=5)
     assert runs.finished(data.hash) == []
     assert json.loads((paths.runs(run(data, seed=5).key) / "record.json").read_text())["settings"]["seed"] == 5
+
+
+def test_a_run_fits_only_its_own_radiographs(data, home):
+    done = run(data)
+    done.check_fits(data)
+    with pytest.raises(ValueError, match="trained at 32 x 32 pixels; the radiographs here are 48 x 48"):
+        done.check_fits(dataset.load("toy", 48))
+    with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
+        done.check_fits(dataset.load(toy.prepared("other", seed=3), 32))

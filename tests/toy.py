@@ -36,6 +36,18 @@ def prepared(name: str = "toy", images: int = 24, seed: int = 0, validation: int
     return name
 
 
+def masks(name: str = "toy", images: int = 24) -> None:
+    """Give every radiograph of `prepared` its masks: lungs but for a rim, and the bright square as opacity."""
+    folder = paths.prepared(name) / "masks"
+    folder.mkdir()
+    for index in range(images):
+        lungs, opacities = np.zeros((2, 60, 50), np.uint8)
+        lungs[6:54, 5:45] = 255
+        opacities[15:45, 10:40] = 255 * (index % 3 == 0)
+        cv2.imwrite(str(folder / f"r{index}_lungs.png"), lungs)
+        cv2.imwrite(str(folder / f"r{index}_opacities.png"), opacities)
+
+
 def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **_) -> nn.Module:
     """In place of models.build where a test is about the loop: batch normalisation, dropout and two outputs."""
     with torch.random.fork_rng(devices=[]):
