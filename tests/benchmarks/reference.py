@@ -39,9 +39,7 @@ class Radiographs(Dataset):
 def layer(width: int, growth_rate: int, bottleneck: bool) -> nn.Sequential:
     """BN-ReLU-convolution, once with a 3x3, or twice with a 1x1 to four growth rates first."""
     if not bottleneck:
-        return nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, growth_rate, 3, padding=1, bias=False)
-        )
+        return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, growth_rate, 3, padding=1, bias=False))
     few = 4 * growth_rate
     return nn.Sequential(
         *(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, few, 1, bias=False)),
