@@ -202,6 +202,10 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
     deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of a step's arithmetic: tf32 for GPUs, bf16 in training only (paper: not said)"
+    )
+    compile: bool = Field(False, description="join a step's operations by torch.compile: minutes first, faster then")
 
     @model_validator(mode="after")
     def _layers_fit_their_blocks(self) -> "TrainSettings":
