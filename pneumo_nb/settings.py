@@ -32,10 +32,10 @@ class Settings(BaseModel):
 
     def varied(self, **changes: Any) -> "Settings":
         """The same settings but for these changes, validated like all."""
-        return self.of(**(self.model_dump() | changes))
+        return self.of(**(dict(self) | changes))
 
     def digest(self) -> str:
-        """Hash of all values: equal settings, equal digest, on any machine."""
+        """Hash of all values that decide a result: equal settings, equal digest, on any machine."""
         return digest(self.model_dump())
 
 
@@ -196,6 +196,9 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
     deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+    checkpoint_every: int = Field(  # how a run is kept safe is no part of it: left out of records and keys
+        1, ge=1, exclude=True, description="epochs that a stopped run may lose; saving large networks takes time"
+    )
 
     @model_validator(mode="after")
     def _layers_fit_their_blocks(self) -> "TrainSettings":
