@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
@@ -102,7 +104,8 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
     With `jobs` above 1, so many processes of this machine train runs at once.
 
     What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
-    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure.
+    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
+    process makes a report here, this one says so and waits.
     """
     chosen = notebooks(only)
     jobs = settings.jobs(jobs)
@@ -111,7 +114,9 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
     check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
     folder = paths.executed() / str(values.get("DATASET", "phantom"))
     entries, failures = [], []
-    with _where(jobs, values) as scheduler:
+    with paths.alone(paths.report().with_name(".report.lock"), "the report"), _where(jobs, values) as scheduler:
+        for left in (folder, paths.report()):
+            paths.clear(left)
         assigned = check(chosen, values | scheduler)
         for path in tqdm(chosen, desc="notebooks", unit="notebook"):
             start = time.perf_counter()
@@ -119,7 +124,7 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
             state = failure or f"done in {time.perf_counter() - start:.0f} s"
             failures += [failure] if failure else []
             entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
-    first = _report(folder, entries, values)
+        first = _report(folder, entries, values)
     if failures:
         raise Failed("; ".join(failures))
     return first
@@ -136,13 +141,20 @@ def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
-    """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed."""
+    """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
+
+    What the notebook writes to stderr, as when it waits for another process, is shown at once.
+    """
     failure = ""
+    options = {"progress_bar": False, "config": LOCAL_KERNEL, "stderr_file": sys.stderr}
     with paths.whole(target) as beside:
         try:
-            papermill.execute_notebook(str(source), str(beside), values, progress_bar=False, config=LOCAL_KERNEL)
+            papermill.execute_notebook(str(source), str(beside), values, **options)
         except PapermillExecutionError as error:
-            failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue.splitlines()[0]}"
+            said = next(iter(error.evalue.splitlines()), "")
+            failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {said}"
+        except DeadKernelError:
+            failure = f"{source.name} failed: its process was killed, as systems do when memory runs out"
         _forget_address(beside)
     return failure
 
