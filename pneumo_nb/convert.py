@@ -1,21 +1,16 @@
-"""One source file -> one prepared image (Section 2.1), and many of them on all cores."""
+"""One source file -> one prepared image (Section 2.1), and many of them in guarded processes on all cores."""
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from pneumo_nb import dicom, images, pseudonyms
+from pneumo_nb import dicom, guarded, images, pseudonyms
 from pneumo_nb.dicom import Rejected
 from pneumo_nb.labels import Row
 from pneumo_nb.settings import PrepareSettings
@@ -48,6 +43,7 @@ class Task:
     file: str  # relative to the source
     image_id: str
     row: Row
+    position: int = 0  # among the source's files
 
 
 def equalise(image: np.ndarray) -> np.ndarray:
@@ -87,12 +83,11 @@ def _downsize(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
     return cv2.resize(image, size, interpolation=INTERPOLATION[settings.interpolation])
 
 
-def render(path: Path, settings: PrepareSettings) -> tuple[np.ndarray, dict, str]:
-    """Read a source file as grey pixels before any refining: the picture, its facts, and 'dicom', 'jpg' or 'png'."""
-    kind = images.kind(path)
+def render(content: bytes, kind: str, settings: PrepareSettings) -> tuple[np.ndarray, dict]:
+    """Grey pixels before any refining, and facts, of the bytes of a 'dicom', 'jpg' or 'png' file (see images.load)."""
     if kind == "dicom":
-        return *dicom.read(path, settings.voi, settings.bits), kind
-    return *images.read(path, settings.bits), kind
+        return dicom.read(content, settings.voi, settings.bits)
+    return images.read(content, settings.bits)
 
 
 def convert(job: Job, task: Task) -> dict[str, Any]:
@@ -100,19 +95,17 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
 
     Only reading the source can reject a file. Whatever goes wrong with writing is an OSError and stops the run.
     """
-    path = job.source / task.file
+    cv2.setNumThreads(1)  # the processes share the cores already
     try:
         if task.row.view in dicom.OTHER_VIEWS:
             raise Rejected("the labels CSV says that it is not a frontal view")
-        picture, facts, kind = render(path, job.settings)
+        kind, source = images.load(job.source / task.file)
+        picture, facts = render(source, kind, job.settings)
         masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
-        with path.open("rb") as file:
-            source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        patient, patient_from = _patient(task, path if kind == "dicom" else None)
+        named, uid = dicom.identifiers(source) if kind == "dicom" else ("", "")
+        patient, patient_from = _patient(task, named)
     except Rejected as rejected:
         return {"reason": str(rejected)}
-    except (OSError, MemoryError) as error:
-        return {"reason": f"it cannot be read ({type(error).__name__})"}
     image = refine(picture, job.settings)
     content = images.encode(image, job.settings.format, job.settings.quality)
     name = f"images/{task.image_id}.{job.settings.format}"
@@ -137,59 +130,47 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         "photometric": facts["photometric"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "spacing_mm": round(spacing * facts["width"] / width, 4) if spacing else "",
-        "source_sha256": source_sha256,
+        "source_sha256": hashlib.sha256(source).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "picture": hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest(),
+        "uid": pseudonyms.digest(job.key, "instance", uid.encode("utf-8", "surrogateescape"))[:16] if uid else "",
         "patient_from": patient_from,
         "body_part": facts["body_part"],
     }
 
 
-def _patient(task: Task, dicom_file: Path | None) -> tuple[str, str]:
+def _patient(task: Task, named: str) -> tuple[str, str]:
     """Whose image it is, and where that is known from."""
     if task.row.patient:
         return task.row.patient, "the labels CSV"
-    named = dicom.patient_id(dicom_file) if dicom_file else ""
     return (named, "DICOM PatientID") if named else ("file " + task.file, "nothing: each image its own patient")
 
 
+def keep_example(job: Job, task: Task) -> bool:
+    """Write the radiograph of an accepted file as it was read, so that Figure 1 can be rebuilt step by step."""
+    try:
+        kind, source = images.load(job.source / task.file)
+        picture, _ = render(source, kind, job.settings)
+    except Rejected:
+        return False
+    (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
+    return True
+
+
 def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    mask = images.decode(path.read_bytes())
+    mask = images.decode(images.load(path)[1])
     if mask.shape != shape:
         raise Rejected("its mask has another size or is not grey")
     return np.where(mask > np.iinfo(mask.dtype).max // 2, 255, 0).astype(np.uint8)
 
 
-def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[dict[str, Any]]:
-    """What `convert` returns for each task, in order; memory does not grow with the number of tasks.
-
-    More than one worker are separate processes, each started afresh (a fork of a process with threads may hang).
-    """
-    if workers == 1:
-        yield from (convert(job, task) for task in tasks)
-        return
-    fresh = multiprocessing.get_context("spawn")
-    waiting: deque = deque()
-    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start_worker) as pool:
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(convert, job, task))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Each task with what `convert` returns for it, as they end; one that ends its process is rejected too."""
+    for task, outcome in guarded.outcomes(partial(convert, job), tasks, workers):
+        yield task, {"reason": outcome.reason} if isinstance(outcome, guarded.Lost) else outcome
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()  # a killed run leaves no process behind
+def keep_examples(job: Job, tasks: Iterable[Task]) -> None:
+    """`keep_example` for each task; ValueError if a source file can no longer be read."""
+    for _, kept in guarded.outcomes(partial(keep_example, job), tasks, workers=1):
+        if kept is not True:
+            raise ValueError("a source file has changed while it was prepared: run the same command again")

@@ -1,5 +1,7 @@
 """JPG and PNG files: read as grey pixels with nothing else, and written without metadata."""
 
+import os
+import stat
 from pathlib import Path
 
 import cv2
@@ -11,30 +13,38 @@ JPG, PNG, DICOM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
 LARGEST_FILE = 400_000_000  # bytes: ten bytes for each pixel of the largest picture
 
 
-def kind(path: Path) -> str:
-    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, whatever its name; Rejected for all else."""
-    if path.is_symlink() or not path.is_file():
-        raise Rejected("it is a link or not a regular file")
+def load(path: Path) -> tuple[str, bytes]:
+    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, whatever its name, and all its bytes.
+
+    Rejected for all else. A file is opened once, so that it cannot be exchanged between looking and reading.
+    """
     try:
-        with path.open("rb") as file:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise Rejected("it is a link or not a regular file")
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
+        with os.fdopen(handle, "rb") as file:
             start = file.read(132)
-        if path.stat().st_size > LARGEST_FILE:
-            raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
+            kind = _kind(start)
+            if os.fstat(handle).st_size > LARGEST_FILE:
+                raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
+            return kind, start + file.read(LARGEST_FILE)
     except OSError as error:
-        raise Rejected(f"it cannot be opened ({type(error).__name__})") from None
+        raise Rejected(f"it cannot be read ({type(error).__name__})") from None
+
+
+def _kind(start: bytes) -> str:
     for name, found in (("dicom", start[128:] == DICOM), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
         if found:
             return name
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
-def read(path: Path, bits: int = 8) -> tuple[np.ndarray, dict]:
+def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
     Colour is accepted only if all three channels are equal. White is taken to be dense; an EXIF orientation is ignored,
     as are all other metadata. Raises Rejected for a file that is cut short, in colour, transparent or of a wrong size.
     """
-    content = path.read_bytes()
     refuse_size(*_size(content))
     picture = decode(content)
     if picture.ndim == 3:

@@ -75,17 +75,10 @@ def whole(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        with _refusal_named(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
-            _put_on_disk(beside)
-            if path.is_dir():
-                old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-                path.rename(old)
-                beside.rename(path)
-                shutil.rmtree(old)
-            else:
-                beside.replace(path)
+            put(beside, path)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
@@ -100,7 +93,7 @@ def alone(lock: Path, work: str) -> Iterator[None]:
 
     The system frees the lock when its owner ends, however it ends.
     """
-    with _refusal_named(lock):
+    with writing(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock)
         try:
@@ -121,8 +114,8 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def _refusal_named(path: Path) -> Iterator[None]:
-    """If the disk refuses, name the file that was to be written, by its place in the project."""
+def writing(path: Path) -> Iterator[None]:
+    """If the disk is full or refuses, the OSError names what was to be written, by its place in the project."""
     try:
         yield
     except OSError as error:
@@ -135,9 +128,22 @@ def _refusal_named(path: Path) -> Iterator[None]:
         raise named from None
 
 
+def put(beside: Path, path: Path) -> None:
+    """Give a finished file or folder the name `path`; what bore that name before is replaced."""
+    _put_on_disk(beside)
+    if path.is_dir():
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        path.rename(old)
+        beside.rename(path)
+        shutil.rmtree(old)
+    else:
+        beside.replace(path)
+
+
 def _put_on_disk(path: Path) -> None:
-    """Flush a file, or each file of a folder, so that the rename that follows cannot outlive its contents."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
+    """Flush a file, or a folder, so that the rename that follows cannot outlive its contents."""
+    if path.is_dir():
+        os.sync()  # at once: one by one, the files of a large dataset take minutes
+        return
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())

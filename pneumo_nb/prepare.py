@@ -10,27 +10,32 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from pneumo_nb import images, paths, phantom_files, pseudonyms
 from pneumo_nb import labels as source_labels
-from pneumo_nb.convert import Job, Task, convert_all, equalise, refine, render
+from pneumo_nb import paths, phantom_files, pseudonyms
+from pneumo_nb.convert import Job, Task, convert_all, equalise, keep_examples, refine
+from pneumo_nb.journal import Journal
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
 from pneumo_nb.splits import leak_groups, overlap, split
 
 __all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine", "split", "summary"]
 
-FORMAT = 1  # of the prepared folder; another number makes every dataset be prepared anew
+FORMAT = 2  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
 MANIFEST += ["source_sha256", "sha256"]
+COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
+COUNTED += ["patient_from", "body_part"]
 REJECTS = ["file", "position", "reason"]
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
-FEW = 16  # files that are converted before more processes have started
+FEW = 16  # files that one process converts before a second has started
 
 
 def prepare(
@@ -47,7 +52,8 @@ def prepare(
     split. `workers` are processes, by default one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
-    both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once.
+    both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once, or
+    goes on where a stopped one was, to the same result.
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
@@ -63,14 +69,23 @@ def prepare(
     with _alone(folder):
         key = pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
-        if _done(folder, fingerprint):
+        part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
+        done = _done(folder, fingerprint)
+        _clear(folder, None if done else part)
+        if done:
             return folder
-        with paths.whole(folder) as part:
-            for inner in ("images", "examples") + (("masks",) if masks else ()):
-                (part / inner).mkdir(parents=True)
-            job = Job(source, part, settings, key)
-            accepted, rejected = _convert(job, files, rows, progress, workers or _workers(len(files)))
-            _finish(job, name, accepted, rejected, rows is not None, fingerprint)
+        for inner in ("images", "examples") + (("masks",) if masks else ()):
+            (part / inner).mkdir(parents=True, exist_ok=True)
+        job = Job(source, part, settings, key)
+        try:
+            with Journal(part.with_suffix(".journal"), len(files)) as journal:
+                _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+                _finish(job, name, files, rows, journal, fingerprint)
+        except ValueError:  # these inputs cannot become a dataset: nothing to go on with
+            _clear(folder, None)
+            raise
+        paths.put(part, folder)
+        _clear(folder, None)
     return folder
 
 
@@ -89,6 +104,7 @@ def phantom(
         _alone(source),
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False) as bar,
     ):
+        _clear(source, None)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
         phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
     return prepare(source, None, name, settings, progress)
@@ -115,6 +131,8 @@ def summary(dataset: dict) -> str:
         lines.append(f"{part}: {sum(by_label.values())} images, {shown}")
     if counts["duplicates"]:
         lines.append(f"{counts['duplicates']} images show the same picture as another one")
+    if counts["uids_of_two_pictures"]:
+        lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
     if "test" in counts["parts"]:
         leaked, patients = dataset["overlap"], counts["test_patients"]
         lines.append(f"{leaked} of the {patients} patients of the test part are also in training")
@@ -153,23 +171,27 @@ def _workers(files: int) -> int:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process prepares this dataset, then clear away what a killed one left behind."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    """Wait until no other process prepares this dataset, and give it back its name if a kill took it."""
+    with paths.alone(folder.parent / f".{folder.name}.lock", f"dataset {folder.name}"), paths.writing(folder):
         for old in folder.parent.glob(f".{folder.name}.*.old"):
-            if not folder.exists():  # killed between the two renames of paths.whole
+            if not folder.exists():  # killed between the two renames of paths.put
                 old.rename(folder)
-        for left in [*folder.parent.glob(f".{folder.name}.*.old"), *folder.parent.glob(f".{folder.name}.*.part")]:
-            shutil.rmtree(left)
         yield
+
+
+def _clear(folder: Path, keep: Path | None) -> None:
+    """Remove what stopped runs left beside `folder`, but for the part folder `keep` and its journal."""
+    for ending in ("old", "part", "journal"):
+        for left in folder.parent.glob(f".{folder.name}.*.{ending}"):
+            if keep is None or left.stem != keep.stem:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: list[str], rows: dict) -> str:
     """One keyed hash of all that goes in, files by name, size and time: equal inputs are not prepared twice."""
-    said = repr(sorted(rows.items(), key=lambda pair: pair[0])).encode("utf-8", "surrogateescape")
-    state = hmac.new(key, f"{FORMAT} {settings.digest()} ".encode() + said, "sha256")
+    state = hmac.new(key, f"{FORMAT} {settings.digest()} ".encode(), "sha256")
+    for pair in sorted(rows.items(), key=lambda pair: pair[0]):
+        state.update(repr(pair).encode("utf-8", "surrogateescape"))
     masks = [mask for row in rows.values() for mask in row.masks().values()]
     for path in [source / file for file in files] + sorted(masks):
         try:
@@ -188,106 +210,131 @@ def _done(folder: Path, fingerprint: str) -> bool:
         return False
 
 
-def _convert(
-    job: Job, files: list[str], rows: dict | None, progress: bool, workers: int
-) -> tuple[list[dict], list[dict]]:
-    """Convert all files; returns the accepted ones' rows and the rejected ones', both in the order of `files`."""
+def _convert(job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int) -> None:
+    """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
     from tqdm.auto import tqdm
 
-    tasks, accepted, rejected = [], [], []
-    for position, file in enumerate(files, start=1):
-        image_id = pseudonyms.image_id(job.key, os.fsencode(file))
-        if rows is None or file in rows:
-            tasks.append((position, Task(file, image_id, rows[file] if rows else source_labels.Row())))
-        else:
-            rejected.append({"file": image_id, "position": position, "reason": "it has no row in the labels CSV"})
-    if len({task.image_id for _, task in tasks}) < len(tasks):  # about 1 chance in 600,000 at 30,000 files
+    ids = [pseudonyms.image_id(job.key, os.fsencode(file)) for file in files]
+    if len(set(ids)) < len(ids):  # about 1 chance in 600,000 at 30,000 files
         raise ValueError("two files have one pseudonym: rename one of them")
-    outcomes = convert_all(job, (task for _, task in tasks), workers)
-    bar = tqdm(outcomes, total=len(tasks), desc="prepare", unit=" files", disable=not progress)
-    for (position, task), outcome in zip(tasks, bar, strict=True):
-        if "reason" in outcome:
-            rejected.append({"file": task.image_id, "position": position, "reason": outcome["reason"]})
-        else:
-            accepted.append(outcome | {"source": task})
-    return accepted, sorted(rejected, key=lambda row: row["position"])
+    for entry in journal:
+        if "reason" not in entry and not _is_whole(job.folder / entry["file"], entry["sha256"]):
+            journal.forget(entry["position"])
+    bar = tqdm(total=len(files), initial=len(journal), desc="prepare", unit=" files", disable=not progress)
+
+    def tasks() -> Iterator[Task]:
+        for position, (file, image_id) in enumerate(zip(files, ids, strict=True), start=1):
+            if position in journal:
+                continue
+            if rows is None or file in rows:
+                yield Task(file, image_id, rows[file] if rows else source_labels.Row(), position)
+            else:
+                journal.add({"position": position, "file": image_id, "reason": "it has no row in the labels CSV"})
+                bar.update()
+
+    with bar:
+        for task, outcome in convert_all(job, tasks(), workers):
+            if "reason" in outcome:
+                outcome["file"] = task.image_id
+            journal.add({"position": task.position} | outcome)
+            bar.update()
 
 
-def _finish(job: Job, name: str, accepted: list[dict], rejected: list[dict], labelled: bool, fingerprint: str) -> None:
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a power cut spared this file."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
     """Split, and write manifest.csv, rejects.csv, examples/ and dataset.json."""
-    reasons = dict(sorted(Counter(row["reason"] for row in rejected).items(), key=lambda pair: (-pair[1], pair[0])))
-    if not accepted:
+    reasons = Counter(entry["reason"] for entry in journal if "reason" in entry)
+    reasons = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
+    columns = _columns(entry for entry in journal if "reason" not in entry)
+    if not columns["label"]:
         shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
-        raise ValueError(f"none of the {len(rejected)} files became an image ({shown})")
-    groups = leak_groups([row["patient_id"] for row in accepted], [row["picture"] for row in accepted])
-    for row, part in zip(accepted, _parts(accepted, groups, labelled, job.settings), strict=True):
-        row["split"] = part
-    manifest = _write_csv(job.folder / "manifest.csv", MANIFEST, accepted)
-    _write_csv(job.folder / "rejects.csv", REJECTS, rejected)
-    examples = _write_examples(job, accepted)
-    columns = {column: [row[column] for row in accepted] for column in ("patient_id", "split")}
+        raise ValueError(f"none of the {len(files)} files became an image ({shown})")
+    columns["split"] = _parts(columns, [files[p - 1] for p in columns["position"]], rows, job.settings)
+    parts = iter(columns["split"])
+    accepted = (entry | {"split": next(parts)} for entry in journal if "reason" not in entry)
+    manifest_sha256 = _write_csv(job.folder / "manifest.csv", MANIFEST, accepted)
+    _write_csv(job.folder / "rejects.csv", REJECTS, (entry for entry in journal if "reason" in entry))
     content = {
         "format": FORMAT,
         "name": name,
         "settings": job.settings.model_dump(),
-        "counts": _counts(accepted, rejected, reasons),
+        "counts": _counts(columns, len(files), reasons),
         "overlap": overlap(columns),
-        "patients_from": dict(sorted(Counter(row["patient_from"] for row in accepted).items())),
-        "known": {column: sum(row[column] != "" for row in accepted) for column in ("stage", "view", "spacing_mm")},
-        "examples": examples,
-        "hash": hashlib.sha256(manifest + job.settings.digest().encode()).hexdigest(),
+        "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
+        "known": {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")},
+        "examples": _keep_examples(job, files, columns),
+        "hash": hashlib.sha256(f"{manifest_sha256} {job.settings.digest()}".encode()).hexdigest(),
         "fingerprint": fingerprint,
     }
     (job.folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _parts(accepted: list[dict], groups: list[str], labelled: bool, settings: PrepareSettings) -> list[str]:
-    if not labelled:
-        return ["none"] * len(accepted)
+def _columns(accepted: Iterable[dict]) -> dict[str, list]:
+    """What splitting and counting need to know of all images at once; the rest stays on disk."""
+    columns: dict[str, list] = {column: [] for column in COUNTED}
+    for entry in accepted:
+        for column, values in columns.items():
+            values.append(sys.intern(entry[column]) if isinstance(entry[column], str) else entry[column])
+    return columns
+
+
+def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settings: PrepareSettings) -> list[str]:
+    if rows is None:
+        return ["none"] * len(files)
     if settings.split == "given":
-        return [row["source"].row.split for row in accepted]
-    found = [row["label"] for row in accepted]
+        return [rows[file].split for file in files]
+    found = columns["label"]
     if len(set(found)) < 2:
         raise ValueError(f"all accepted radiographs have label {found[0]}: both classes are needed")
-    return split(found, groups, settings)
+    return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
 
 
-def _counts(accepted: list[dict], rejected: list[dict], reasons: dict[str, int]) -> dict:
+def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> dict:
     parts: dict[str, dict[str, int]] = {}
-    for row in sorted(accepted, key=lambda row: (row["split"], row["label"])):
-        by_label = parts.setdefault(row["split"], {})
-        by_label[row["label"]] = by_label.get(row["label"], 0) + 1
-    labels_of: dict[str, set[str]] = {}
-    for row in accepted:
-        labels_of.setdefault(row["picture"], set()).add(row["label"])
+    for (part, label), number in sorted(Counter(zip(columns["split"], columns["label"], strict=True)).items()):
+        parts.setdefault(part, {})[label] = number
+    accepted, in_test = len(columns["label"]), [part == "test" for part in columns["split"]]
     return {
-        "found": len(accepted) + len(rejected),
-        "accepted": len(accepted),
-        "rejected": len(rejected),
+        "found": found,
+        "accepted": accepted,
+        "rejected": found - accepted,
         "reasons": reasons,
         "parts": parts,
-        "patients": len({row["patient_id"] for row in accepted}),
-        "test_patients": len({row["patient_id"] for row in accepted if row["split"] == "test"}),
-        "duplicates": len(accepted) - len(labels_of),
-        "duplicates_with_two_labels": sum(len(found) > 1 for found in labels_of.values()),
-        "body_part_guessed": sum(row["body_part"] == "guessed" for row in accepted),
+        "patients": len(set(columns["patient_id"])),
+        "test_patients": len(set(compress(columns["patient_id"], in_test))),
+        "duplicates": accepted - len(set(columns["sha256"])),
+        "duplicates_with_two_labels": _ambiguous(columns["sha256"], columns["label"]),
+        "uids_of_two_pictures": _ambiguous(columns["uid"], columns["sha256"]),
+        "body_part_guessed": columns["body_part"].count("guessed"),
     }
 
 
-def _write_csv(path: Path, columns: list[str], rows: list[dict]) -> bytes:
+def _ambiguous(names: Iterable[str], values: Iterable[str]) -> int:
+    """How many names come with more than one value; no name ('') does not count."""
+    pairs = {pair for pair in zip(names, values, strict=True) if pair[0]}
+    return sum(number > 1 for number in Counter(name for name, _ in pairs).values())
+
+
+def _write_csv(path: Path, columns: list[str], rows: Iterable[dict]) -> str:
+    """Write a table; returns the SHA-256 of the file."""
     with path.open("w", newline="", encoding="ascii") as file:
         table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    return path.read_bytes()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_examples(job: Job, accepted: list[dict]) -> list[str]:
-    """The first radiograph of each class as it was read, so that Figure 1 can be rebuilt step by step."""
-    first: dict[str, dict] = {}
-    for row in accepted:
-        first.setdefault(row["label"], row)
-    for row in first.values():
-        picture, _, _ = render(job.source / row["source"].file, job.settings)
-        (job.folder / f"examples/{row['image_id']}.png").write_bytes(images.encode(picture, "png"))
-    return [first[label]["image_id"] for label in sorted(first, reverse=True)]
+def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list[str]:
+    """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
+    tasks = []
+    for label in sorted(set(columns["label"]), reverse=True):
+        first = columns["label"].index(label)
+        file = files[columns["position"][first] - 1]
+        tasks.append(Task(file, columns["image_id"][first], source_labels.Row()))
+    keep_examples(job, tasks)
+    return [task.image_id for task in tasks]

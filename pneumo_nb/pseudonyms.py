@@ -18,7 +18,8 @@ def key() -> bytes:
     """
     path = paths.pseudonym_key()
     if not path.exists():
-        _make(path)
+        with paths.writing(path):
+            _make(path)
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError(f"{path.name} must hold 64 hexadecimal digits: restore it, or remove it to start anew")

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -38,6 +39,15 @@ def radiograph(values: np.ndarray, bits=12, signed=False, **elements) -> Dataset
         else:
             setattr(header, keyword, value)
     return header
+
+
+def lut(entries: np.ndarray, bits: int, first=0) -> Sequence:
+    """A look-up table of words, with `bits` in each, for the values from `first` on."""
+    item = Dataset()
+    item.LUTDescriptor = [len(entries) % 65536, first, bits]
+    item.LUTData = entries.astype("<u2").tobytes()
+    item["LUTData"].VR = "OW"
+    return Sequence([item])
 
 
 def save(header: Dataset, path: Path) -> Path:

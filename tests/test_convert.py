@@ -1,3 +1,6 @@
+import zlib
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -5,8 +8,10 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sources import picture, radiograph, save, save_picture, stored_values
 
+from pneumo_nb import guarded
 from pneumo_nb.convert import Job, Task, convert, convert_all, equalise, refine
 from pneumo_nb.labels import Row
 from pneumo_nb.settings import PrepareSettings
@@ -112,7 +117,7 @@ def test_a_full_disk_is_an_error_and_not_a_rejected_file(tmp_path):
         convert(broken, Task("a.png", "r-1", Row()))
 
 
-def test_outcomes_come_in_order_and_few_are_ever_waiting(tmp_path):
+def test_every_task_has_an_outcome_and_few_are_ever_waiting(tmp_path):
     for number in range(12):
         save_picture(tmp_path / f"{number}.png", picture(number))
     asked = []
@@ -122,6 +127,23 @@ def test_outcomes_come_in_order_and_few_are_ever_waiting(tmp_path):
             asked.append(number)
             yield Task(f"{number}.png", f"r-{number}", Row())
 
-    for done, outcome in enumerate(convert_all(job(tmp_path), tasks(), workers=2)):
-        assert outcome["image_id"] == f"r-{done}"
-        assert len(asked) <= done + 6
+    done = []
+    for task, outcome in convert_all(job(tmp_path), tasks(), workers=2):
+        assert outcome["image_id"] == task.image_id
+        done.append(task.image_id)
+        assert len(asked) <= len(done) + 3
+    assert sorted(done) == sorted(f"r-{number}" for number in range(12))
+
+
+def test_a_bomb_is_rejected_before_it_fills_the_memory(tmp_path):
+    header = radiograph(stored_values())
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save(header, tmp_path / "a.dcm")
+    uid = path.read_bytes().index(DeflatedExplicitVRLittleEndian.encode())
+    press = zlib.compressobj(1, wbits=-15)
+    bomb = b"".join(press.compress(bytes(10**7)) for _ in range(40)) + press.flush()
+    path.write_bytes(path.read_bytes()[: uid + len(DeflatedExplicitVRLittleEndian)] + bomb)
+    assert path.stat().st_size < 4_000_000
+    convert_it, limits = partial(convert, job(tmp_path)), guarded.Limits(memory=300_000_000)
+    ((_, lost),) = guarded.outcomes(convert_it, [Task("a.dcm", "r-1", Row())], 1, limits)
+    assert lost == guarded.Lost("reading it took more than 0.3 GB of memory")

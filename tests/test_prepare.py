@@ -2,9 +2,10 @@ import csv
 import hashlib
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.uid import JPEGLSLossless, RLELossless
 from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
-from pneumo_nb import images, paths
+from pneumo_nb import labels as source_labels
+from pneumo_nb import paths
+from pneumo_nb.journal import Journal
 from pneumo_nb.prepare import MANIFEST, prepare, read_dataset, refine, summary
 from pneumo_nb.settings import PrepareSettings
 
@@ -92,6 +96,75 @@ def test_bad_files_change_nothing_for_the_good(home, tmp_path):
     }
     assert two["dataset.json"]["counts"]["rejected"] == 6 + locked
     assert two["dataset.json"]["counts"]["found"] == 27
+
+
+@pytest.fixture(scope="module")
+def mostly_bad(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of DICOM radiographs, and one in which they lie among broken ones: cut short, or with flipped bytes."""
+    folder, random = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
+    for number in range(6):
+        path = save(radiograph(stored_values(seed=number), PatientID=f"P{number}"), folder / f"good/g{number}.dcm")
+        encoded = radiograph(stored_values(seed=number))
+        encoded.compress([RLELossless, JPEGLSLossless][number % 2])
+        for content in (path.read_bytes(), save(encoded, folder / "encoded.dcm").read_bytes()):
+            for end in random.integers(0, len(content) - 2, 15):
+                path = folder / f"bad/cut/{number}-{len(content)}-{end}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content[:end])
+    shutil.copytree(folder / "good", folder / "bad", dirs_exist_ok=True)
+    return folder / "good", folder / "bad"
+
+
+def test_files_cut_short_are_all_rejected_and_change_nothing_for_the_good(home, mostly_bad):
+    good, bad = (contents(quiet(folder, folder.name, workers=2)) for folder in mostly_bad)
+    assert good.pop("rejects.csv").count(b"\n") == 1
+    assert bad.pop("rejects.csv").count(b"\n") == 1 + sum(path.is_file() for path in mostly_bad[1].rglob("cut/*"))
+    counts = bad["dataset.json"]["counts"]
+    assert counts["accepted"] == 6 and counts["found"] == counts["accepted"] + counts["rejected"]
+    assert {**good, "dataset.json": 0} == {**bad, "dataset.json": 0}
+
+
+def test_real_malformed_files_are_all_rejected_and_change_nothing_for_the_good(home, mostly_bad, tmp_path, shared):
+    shutil.copytree(mostly_bad[0], tmp_path / "mixed")
+    with tarfile.open(shared / "data" / "dicom-malformed.tar.xz") as archive:
+        archive.extractall(tmp_path / "mixed" / "malformed", filter="data")
+    good, mixed = contents(quiet(mostly_bad[0], "good")), contents(quiet(tmp_path / "mixed", "mixed", workers=2))
+    files = sum(path.is_file() for path in (tmp_path / "mixed" / "malformed").rglob("*"))
+    assert mixed["dataset.json"]["counts"]["rejected"] == files > 150
+    assert mixed["rejects.csv"].count(b"\n") == 1 + files
+    assert {**good, "dataset.json": 0, "rejects.csv": 0} == {**mixed, "dataset.json": 0, "rejects.csv": 0}
+
+
+def test_files_that_vanish_or_change_meanwhile_are_rejected(home, tmp_path, monkeypatch):
+    source = folder_of_pictures(tmp_path / "source")
+    listed = source_labels.find
+
+    def find_and_lose(*arguments):
+        found = listed(*arguments)
+        (source / "003.png").unlink(missing_ok=True)
+        if not (source / "004.png").is_fifo():
+            (source / "004.png").unlink()
+            os.mkfifo(source / "004.png")
+        return found
+
+    rows = source_labels.read(source / "labels.csv", source)
+    monkeypatch.setattr(source_labels, "read", lambda *_: rows)
+    monkeypatch.setattr(source_labels, "find", find_and_lose)
+    quiet(source)
+    rejects = pd.read_csv(paths.prepared("x") / "rejects.csv").set_index("position")["reason"].to_dict()
+    assert rejects == {4: "it cannot be read (FileNotFoundError)", 5: "it is a link or not a regular file"}
+
+
+def test_one_uid_on_two_pictures_is_reported_and_both_are_kept(home, tmp_path):
+    for number, uid in enumerate(("1.2.3", "1.2.3", "1.2.4", "1.2.4", "")):
+        header = radiograph(stored_values(seed=number // 3), SOPInstanceUID=uid, PatientID=f"P{number}")
+        if number == 0:
+            header.compress(RLELossless, generate_instance_uid=False)
+        save(header, tmp_path / f"s/{number}.dcm")
+    quiet(tmp_path / "s")
+    counts = read_dataset("x")[1]["counts"]
+    assert (counts["accepted"], counts["duplicates"], counts["uids_of_two_pictures"]) == (5, 3, 1)
+    assert "1 SOPInstanceUIDs are borne by files with different pictures" in summary(read_dataset("x")[1])
 
 
 def test_the_same_call_does_nothing_and_any_change_prepares_anew(home, tmp_path):
@@ -255,45 +328,73 @@ def test_a_missing_dataset_is_refused_with_the_names_there_are(home, tmp_path):
         read_dataset("y")
 
 
-def test_a_full_disk_leaves_the_old_dataset_and_no_half_of_a_new_one(home, tmp_path, monkeypatch):
-    source = folder_of_pictures(tmp_path / "source")
-    before = contents(quiet(source))
-    encode, calls = images.encode, []
-
-    def full(*arguments):
-        calls.append(arguments)
-        if len(calls) == 7:
-            raise OSError(28, "No space left on device")
-        return encode(*arguments)
-
-    monkeypatch.setattr(images, "encode", full)
-    with pytest.raises(OSError, match="No space left"):
-        quiet(source, quality=50)
-    assert contents(paths.prepared("x")) == before
-    assert [path.name for path in paths.prepared().iterdir() if path.is_dir()] == ["x"]
-
-
 SCRIPT = """
-import sys
+import resource, sys
 from pneumo_nb.prepare import prepare
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
     prepare(sys.argv[1], None, "x", progress=False, workers=2)
 """
 
 
-def test_killed_at_any_moment_the_same_command_again_ends_the_same(home, tmp_path):
-    source = folder_of_pictures(tmp_path / "source", 60, 60)
-    undisturbed = contents(quiet(source, "y"))
+def start(tmp_path, *arguments) -> subprocess.Popen:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(source)]
-    run = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
-    while run.poll() is None and not list(paths.prepared().glob(".x.*.part/images/*")):
-        time.sleep(0.002)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    assert not paths.prepared("x").exists() and list(paths.prepared().glob(".x.*.part"))
+    command = [sys.executable, str(tmp_path / "script.py"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_write_that_fails_leaves_the_old_dataset_and_no_half_of_a_new_one(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source")
+    before = contents(quiet(source))
+    save_picture(source / "015.png", picture(shape=(800, 960)))  # its prepared image is larger than may be written
+    run = start(tmp_path, source, 20_000)
+    assert "File too large" in run.communicate(timeout=60)[1] and run.returncode == 1
+    assert contents(paths.prepared("x")) == before
+    assert contents(quiet(source)) == contents(quiet(source, "y")) != before
+    assert sorted(path.name for path in paths.prepared().iterdir() if path.is_dir()) == ["x", "y"]
+
+
+def test_killed_again_and_again_the_same_command_goes_on_and_ends_the_same(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 100, 100)
+    for number in range(0, 200, 20):
+        (source / f"{number:03}.png").write_bytes(b"junk")
+    undisturbed = contents(quiet(source, "y", workers=2))
+    written: dict[Path, int] = {}
+    for wanted in (1, 60, 150):
+        run = start(tmp_path, source)
+        while run.poll() is None and journaled() < wanted:
+            time.sleep(0.001)
+        run.kill()
+        run.communicate()
+        assert not paths.prepared("x").exists()
+        (part,) = paths.prepared().glob(".x.*.part")
+        for path, when in written.items():
+            assert path.stat().st_mtime_ns == when, "done twice"
+        with Journal(part.with_suffix(".journal"), 200) as journal:
+            found = [part / entry["file"] for entry in journal if "reason" not in entry]
+        written = {path: path.stat().st_mtime_ns for path in found}
+    damaged = min(written)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
     assert contents(quiet(source)) == undisturbed
-    assert not list(paths.prepared().glob(".x.*.part"))
+    assert not list(paths.prepared().glob(".x.*.part")) and not list(paths.prepared().glob(".x.*.journal"))
+
+
+def journaled() -> int:
+    return sum(path.read_bytes().count(b"\n") for path in paths.prepared().glob(".x.*.journal"))
+
+
+def test_a_changed_setting_or_source_does_not_go_on_with_the_old_part(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 100, 100)
+    run = start(tmp_path, source)
+    while run.poll() is None and journaled() < 20:
+        time.sleep(0.001)
+    run.kill()
+    run.communicate()
+    assert list(paths.prepared().glob(".x.*.journal"))
+    assert contents(quiet(source, quality=60)) == contents(quiet(source, "y", quality=60))
+    assert not list(paths.prepared().glob(".x.*"))[1:]  # but for the lock
 
 
 def test_a_dataset_set_aside_by_a_killed_run_comes_back(home, tmp_path):

@@ -1,0 +1,174 @@
+"""A function over many tasks in child processes. One that crashes, hangs or swells costs its task, never the run."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+OUT_OF_MEMORY = 77  # exit code of a process whose task asked for more than it may have
+IMPORTS = ["pneumo_nb.convert", "pydicom.pixels"]  # what processes find loaded when they start
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may use."""
+
+    seconds: int = 30  # of a core's time: a busy machine does not make a file hang
+    patience: int = 180  # seconds by the clock, for a task that waits instead of working
+    memory: int = 1_500_000_000  # bytes beyond what the process held before its first task (Linux)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What stands in the place of a result: why there is none."""
+
+    reason: str
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    task: Any = None
+    tries: int = 0  # of its task; 0 without one
+
+
+LIMITS = Limits()
+
+
+def outcomes(
+    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits = LIMITS
+) -> Iterator[tuple[Any, Any]]:
+    """Each task with what `function` returned for it, or with Lost, in the order in which they end.
+
+    A task whose process dies gets a second, fresh process, so that what happens to a process from outside costs
+    nothing; when that one dies too, the task is Lost. Every process has one task at a time, and memory does not grow
+    with the number of tasks. What `function` raises is raised here. ChildProcessError: no process can be started.
+    """
+    start = _starter(function, limits)
+    fresh, again, crew = iter(tasks), deque(), {}
+    try:
+        for _ in range(workers):
+            crew |= start()
+        while crew:
+            for pipe in wait(list(crew)):
+                worker = crew[pipe]
+                try:
+                    result, error = pipe.recv()
+                except (EOFError, OSError):
+                    del crew[pipe]
+                    result, error = _bury(worker, limits), None
+                    crew |= start()
+                    if worker.tries == 1:
+                        again.append(worker.task)
+                        continue
+                if error is not None:
+                    raise error
+                ended = [(worker.task, result)] if worker.tries else []
+                if pipe in crew:
+                    worker.tries = 2 if again else 1
+                    worker.task = again.popleft() if again else next(fresh, None)
+                    if worker.task is None:
+                        _dismiss(crew.pop(pipe))
+                    else:
+                        with suppress(OSError):  # it died meanwhile: the next round finds the end of its pipe
+                            pipe.send(worker.task)
+                yield from ended
+    finally:
+        for worker in crew.values():
+            worker.process.kill()
+            _dismiss(worker)
+
+
+def _starter(function: Callable, limits: Limits) -> Callable[[], dict[Connection, _Worker]]:
+    # A server with everything imported and no threads forks each process within milliseconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+
+    def start() -> dict[Connection, _Worker]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, function, limits), daemon=True)
+        process.start()
+        theirs.close()
+        return {ours: _Worker(process, ours)}
+
+    return start
+
+
+def _dismiss(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.join()
+    worker.process.close()
+
+
+def _bury(worker: _Worker, limits: Limits) -> Lost:
+    """Why a process ended."""
+    worker.process.join()
+    code = worker.process.exitcode
+    _dismiss(worker)
+    if worker.tries == 0:
+        raise ChildProcessError(
+            "no process can be started to read files in (a script that prepares needs `if __name__ == '__main__':`)"
+        )
+    if code in (-signal.SIGPROF, -signal.SIGALRM):
+        return Lost(
+            f"reading it took more than {limits.seconds if code == -signal.SIGPROF else limits.patience} seconds"
+        )
+    if code == OUT_OF_MEMORY:
+        return Lost(f"reading it took more than {limits.memory / 1e9:g} GB of memory")
+    return Lost(f"reading it ended the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+
+
+def _serve(pipe: Connection, function: Callable, limits: Limits) -> None:
+    """Ask for tasks, do them, and send (result, error), until there are no more."""
+    _confine(limits)
+    answer = None, None
+    while True:
+        try:
+            pipe.send(answer)
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        # The kernel keeps these times: it needs neither Python nor a parent to end a process that hangs.
+        signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+        signal.alarm(limits.patience)
+        try:
+            answer = function(task), None
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except Exception as error:
+            answer = None, error
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+
+
+def _confine(limits: Limits) -> None:
+    """Bound the memory; write no core, which would hold pixels; be silent, since decoders print what they read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # elsewhere the limit is not kept, or the size cannot be read
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = pages * resource.getpagesize() + limits.memory
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def leave_with_parent() -> None:
+    """Wait, in a thread of a child process, for the end of its parent: a killed run leaves no process behind."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
