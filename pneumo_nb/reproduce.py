@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,6 @@ from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from pneumo_nb import pages, paths, runs, settings, sweep
-
-# a socket file that only this user can open, instead of a TCP port that everyone on the machine can
-LOCAL_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class Failed(RuntimeError):
@@ -146,8 +144,8 @@ def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
     What the notebook writes to stderr, as when it waits for another process, is shown at once.
     """
     failure = ""
-    options = {"progress_bar": False, "config": LOCAL_KERNEL, "stderr_file": sys.stderr}
-    with paths.whole(target) as beside:
+    with paths.whole(target) as beside, _private_kernel() as config:
+        options = {"progress_bar": False, "config": config, "stderr_file": sys.stderr}
         try:
             papermill.execute_notebook(str(source), str(beside), values, **options)
         except PapermillExecutionError as error:
@@ -157,6 +155,13 @@ def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
             failure = f"{source.name} failed: its process was killed, as systems do when memory runs out"
         _forget_address(beside)
     return failure
+
+
+@contextmanager
+def _private_kernel() -> Iterator[Config]:
+    """A kernel is reached by socket files that only this user can open, not by TCP ports that the whole machine can."""
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _forget_address(executed: Path) -> None:
