@@ -41,6 +41,16 @@ def refuse_too_large(settings: TrainSettings, net: nn.Module, device: torch.devi
     )
 
 
+def refuse_too_many(images: int, image_size: int, bytes_a_pixel: int) -> None:
+    """Stop before a dataset is read that cannot be held; a MemoryError says at which image size it could be."""
+    needed, room = images * image_size**2 * bytes_a_pixel, free(torch.device("cpu"))
+    if needed > room:
+        raise MemoryError(
+            f"{images} radiographs at image_size = {image_size} take {needed / GIB:.1f} GiB; {room / GIB:.1f} GiB are"
+            f" free in memory: image_size = {math.isqrt(room // (images * bytes_a_pixel))} would fit"
+        )
+
+
 def free(device: torch.device) -> int:
     """Bytes that this process can still take, on a GPU or of the machine's memory and its container's share of it."""
     if device.type == "cuda":
@@ -55,22 +65,18 @@ def free(device: torch.device) -> int:
 
 @contextmanager
 def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[None]:
-    """If memory runs out all the same, say in one line what to lower; the failed step's tensors are let go."""
+    """If memory runs out all the same, say in one line what to lower."""
     try:
         yield
-        return
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        said = str(error) if isinstance(error, MemoryError) else ""
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says on a CPU
-            raise
-        said = ""
-    where = "the GPU's memory" if device.type == "cuda" else "memory"
-    raise MemoryError(
-        said
-        or f"{where} ran out while training {settings.model}: lower batch_size = {settings.batch_size} or image_size ="
-        f" {settings.image_size}, by half to begin with, or end what else uses it"
-    )
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise  # not what torch says on a CPU
+        error.with_traceback(None)  # its frames would keep the failed step's tensors
+        where = "the GPU's memory" if device.type == "cuda" else "memory"
+        raise MemoryError(
+            f"{where} ran out while training {settings.model}: lower batch_size = {settings.batch_size} or image_size ="
+            f" {settings.image_size}, by half to begin with, or end what else uses it"
+        ) from None
 
 
 def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: bool) -> int:

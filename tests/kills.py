@@ -37,7 +37,7 @@ from pneumo_nb.settings import TrainSettings
 PATIENCE = 120  # seconds for work that takes a few
 EPOCHS = 6
 NETWORK = {"model": "densenet", "depth": 7, "blocks": 2, "bottleneck": False, "growth_rate": 4, "drop_rate": 0.2}
-SETTINGS = {"image_size": 32, "channels": 1, "epochs": EPOCHS, "batch_size": 4, "epoch_reported": "best_validation"}
+SETTINGS = {"image_size": 32, "channels": 1, "epochs": EPOCHS, "batch_size": 4}
 TIMES = ("seconds", "images_per_second", "peak_memory_mib")
 BODY = """import time
 from pneumo_nb import paths
@@ -53,14 +53,14 @@ def preparing(home: Path) -> None:
 
 
 def training(home: Path) -> None:
-    _train("many-to-train", home)
+    _train("many-to-train", home, "last")
 
 
 def evaluating(home: Path) -> None:
-    _train("many-to-test", home)
+    _train("many-to-test", home, "best_validation")
 
 
-def _train(name: str, home: Path) -> None:
+def _train(name: str, home: Path, epoch_reported: str) -> None:
     counted = train.batches
 
     def count(labels, settings, epoch):
@@ -70,7 +70,8 @@ def _train(name: str, home: Path) -> None:
 
     train.batches = count
     data = dataset.load(name, 32)
-    runs.load_or_train(TrainSettings.of(**SETTINGS, **NETWORK), data, torch.device("cpu"), progress=False)
+    settings = TrainSettings.of(epoch_reported=epoch_reported, **SETTINGS, **NETWORK)
+    runs.load_or_train(settings, data, torch.device("cpu"), progress=False)
 
 
 def reporting(home: Path) -> None:
