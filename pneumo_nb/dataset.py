@@ -74,7 +74,8 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
     """Read the prepared dataset `name`, its labels, and its images as `image_size` x `image_size` grey levels.
 
     Each file is compared with the SHA-256 in the manifest first. A ValueError names what is missing, changed or
-    unlabelled; a MemoryError says how large the images could be. `fit` is the way to a square: `stretch` as in Section 3.1, `pad` with black, or `crop` the centre.
+    unlabelled; a MemoryError says how large the images could be. `fit` is the way to a square: `stretch` as in Section
+    3.1, `pad` with black, or `crop` the centre.
     """
     folder = paths.finished(name)
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
