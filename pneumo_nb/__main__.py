@@ -1,22 +1,65 @@
 """The command line: `python -m pneumo_nb prepare ...` and `python -m pneumo_nb reproduce ...`."""
 
+import _thread
 import argparse
+import os
+import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and what a cluster or a container sends
+GRACE = 0.7  # seconds in which a stopped command may tidy up
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if all that was asked for was done, 2 if it was refused, 1 if it failed, 130 if stopped."""
+    """Run one command; 0 if all that was asked for was done, 2 if it was refused, 1 if it failed.
+
+    Stopped by Ctrl-C or SIGTERM it leaves within a second, with 130 or 143, and no process that it started survives.
+    """
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"pneumo_nb: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("pneumo_nb: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except _Stopped as stopped:
+        os._exit(stopped.code)  # all is tidy; Python's own farewell to so many modules takes seconds
+
+
+class _Stopped(KeyboardInterrupt):
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Answer a signal: end what was started, say how to go on, and make sure that tidying up takes no longer."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    _end_started()
+    code = 128 + number
+    _thread.start_new_thread(_leave, (code,))  # unlike threading it takes no lock that the main thread may hold
+    os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
+    raise _Stopped(code)
+
+
+def _leave(code: int) -> None:
+    time.sleep(GRACE)
+    _end_started()
+    os._exit(code)
+
+
+def _end_started() -> None:
+    """Kill the kernel, the workers and all that these have started: what is half done does not bear its name yet."""
+    import psutil
+
+    for started in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it is gone already
+            if "resource_tracker" not in " ".join(started.cmdline()):  # it cleans up after this process, and then ends
+                started.kill()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,4 +138,6 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pneumo_nb import paths
+from pneumo_nb import memory, paths
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
 COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
@@ -75,13 +75,15 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
     """Read the prepared dataset `name`, its labels, and its images as `image_size` x `image_size` grey levels.
 
     Each file is compared with the SHA-256 in the manifest first. A ValueError names what is missing, changed or
-    unlabelled. `fit` is the way to a square: `stretch` as in Section 3.1, `pad` with black, or `crop` the centre.
+    unlabelled; a MemoryError says how large the images could be. `fit` is the way to a square: `stretch` as in Section
+    3.1, `pad` with black, or `crop` the centre.
     """
     folder = paths.finished(name)
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
+    memory.refuse_too_many(len(manifest), image_size, 1 if first.itemsize == 1 else 4)
     images = np.empty((len(manifest), 1, image_size, image_size), dtype=np.uint8 if first.itemsize == 1 else np.int32)
     for position, row in enumerate(manifest.itertuples()):
         images[position, 0] = square(_read(folder, row), image_size, fit)

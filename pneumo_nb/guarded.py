@@ -158,7 +158,7 @@ def _confine(limits: Limits) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
@@ -174,6 +174,7 @@ def _confine(limits: Limits) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()  # a killed run leaves no process behind
+def leave_with_parent() -> None:
+    """Wait, in a thread of a child process, for the end of its parent: a killed run leaves no process behind."""
+    multiprocessing.parent_process().join()
     os._exit(1)

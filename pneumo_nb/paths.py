@@ -1,11 +1,18 @@
 """Where everything lies, whatever the working directory, and how a file gets there whole or not at all."""
 
+import errno
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing can meet these
+FORBIDDEN = {errno.EACCES, errno.EPERM}  # reading can meet these too
 
 
 def root() -> Path:
@@ -68,18 +75,62 @@ def pseudonym_key() -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a sibling of `path` to write a file or a folder to; it takes the name `path` only if the block ends well.
 
-    A file or folder already at `path` is replaced. Whatever goes wrong, nothing half-written bears the name `path`.
+    A file or folder already at `path` is replaced. Whatever goes wrong, nothing half-written bears the name `path`. An
+    OSError names `path` when the disk is full or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        yield beside
-        put(beside, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            put(beside, path)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # the error that led here says more
+                beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(lock: Path, work: str) -> Iterator[None]:
+    """Hold the file `lock`; while another process holds it, say that `work` is in other hands, and wait.
+
+    The system frees the lock when its owner ends, however it ends.
+    """
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            print(f"another process is busy with {work}: waiting until it is done", file=sys.stderr, flush=True)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed processes left beside the files of a folder; nobody else may be writing there."""
+    for left in folder.glob(".*.part*"):
+        left.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """If the disk is full or refuses, the OSError names what was to be written, by its place in the project."""
+    try:
+        yield
+    except OSError as error:
+        beside = error.filename and Path(os.fsdecode(error.filename)).parent in path.parents
+        if not (error.errno in FULL or (error.errno in FORBIDDEN and beside)):
+            raise
+        shown = path.relative_to(root()) if path.is_relative_to(root()) else path.name
+        named = type(error)(f"{shown} cannot be written: {os.strerror(error.errno)}")
+        named.errno = error.errno
+        raise named from None
 
 
 def put(beside: Path, path: Path) -> None:

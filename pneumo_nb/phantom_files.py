@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pneumo_nb import paths
+from pneumo_nb import guarded, paths
 from pneumo_nb.phantom import VERSION, Phantom, labels, refuse_size, render
 
 FAMILY = ("Mockford", "Fakely", "Sampleton", "Phantomas", "Dummerby", "Pretendson", "Fictius", "Nonesuch")
@@ -84,9 +85,14 @@ def _done(tasks: list[tuple], workers: int) -> Iterator[tuple]:
     if workers <= 1 or len(tasks) <= 1:
         yield from map(_write_one, tasks)
         return
-    # spawned, not forked: a notebook's kernel has threads; one thread each, for there are as many processes as cores
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # spawned, not forked: a notebook's kernel has threads
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
         yield from pool.map(_write_one, tasks)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)  # there are as many processes as cores
+    threading.Thread(target=guarded.leave_with_parent, daemon=True).start()
 
 
 def _write_one(task: tuple) -> tuple:

@@ -123,6 +123,7 @@ def phantom(
         _alone(source),
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False) as bar,
     ):
+        _clear(source, None)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
         phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
     return prepare(source, None, name, settings, progress)
@@ -215,10 +216,7 @@ def _workers(files: int) -> int:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process prepares this dataset, and give it back its name if a kill took it."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with paths.alone(folder.parent / f".{folder.name}.lock", f"dataset {folder.name}"), paths.writing(folder):
         for old in folder.parent.glob(f".{folder.name}.*.old"):
             if not folder.exists():  # killed between the two renames of paths.put
                 old.rename(folder)

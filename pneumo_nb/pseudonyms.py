@@ -22,7 +22,8 @@ def key(make: bool = True) -> bytes:
     if not path.exists():
         if not make:
             return secrets.token_bytes(32)
-        _make(path)
+        with paths.writing(path):
+            _make(path)
     if path.stat().st_mode & 0o077:
         raise ValueError(f"{path.name} can be read by others: chmod 600 {path.name}, or a new key if they have read it")
     text = path.read_text(errors="replace").strip()

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +13,12 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from pneumo_nb import pages, paths, runs, settings, sweep
-
-# a socket file that only this user can open, instead of a TCP port that everyone on the machine can
-LOCAL_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class Failed(RuntimeError):
@@ -104,7 +104,8 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
     With `jobs` above 1, so many processes of this machine train runs at once.
 
     What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
-    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure.
+    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
+    process makes a report here, this one says so and waits.
     """
     chosen = notebooks(only)
     jobs = settings.jobs(jobs)
@@ -113,7 +114,9 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
     check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
     folder = paths.executed() / str(values.get("DATASET", "phantom"))
     entries, failures = [], []
-    with _where(jobs, values) as scheduler:
+    with paths.alone(paths.report().with_name(".report.lock"), "the report"), _where(jobs, values) as scheduler:
+        for left in (folder, paths.report()):
+            paths.clear(left)
         assigned = check(chosen, values | scheduler)
         for path in tqdm(chosen, desc="notebooks", unit="notebook"):
             start = time.perf_counter()
@@ -121,7 +124,7 @@ def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str 
             state = failure or f"done in {time.perf_counter() - start:.0f} s"
             failures += [failure] if failure else []
             entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
-    first = _report(folder, entries, values)
+        first = _report(folder, entries, values)
     if failures:
         raise Failed("; ".join(failures))
     return first
@@ -138,15 +141,29 @@ def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
-    """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed."""
+    """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
+
+    What the notebook writes to stderr, as when it waits for another process, is shown at once.
+    """
     failure = ""
-    with paths.whole(target) as beside:
+    with paths.whole(target) as beside, _private_kernel() as config:
+        options = {"progress_bar": False, "config": config, "stderr_file": sys.stderr}
         try:
-            papermill.execute_notebook(str(source), str(beside), values, progress_bar=False, config=LOCAL_KERNEL)
+            papermill.execute_notebook(str(source), str(beside), values, **options)
         except PapermillExecutionError as error:
-            failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue.splitlines()[0]}"
+            said = next(iter(error.evalue.splitlines()), "")
+            failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {said}"
+        except DeadKernelError:
+            failure = f"{source.name} failed: its process was killed, as systems do when memory runs out"
         _forget_address(beside)
     return failure
+
+
+@contextmanager
+def _private_kernel() -> Iterator[Config]:
+    """A kernel is reached by socket files that only this user can open, not by TCP ports that the whole machine can."""
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _forget_address(executed: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings -> key -> record: train a run once, load it ever after, and gather the records into tables."""
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -11,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 
 from pneumo_nb import dataset, metrics, models, paper, paths, train
 from pneumo_nb.settings import TrainSettings, digest
@@ -68,7 +68,8 @@ class Run:
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU."""
         net = models.build(**self.settings.architecture())
-        net.load_state_dict(load_file(paths.runs(self.key) / "weights.safetensors"))
+        weights = paths.runs(self.key) / "weights.safetensors"
+        train.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
         return net.eval()
 
 
@@ -85,8 +86,13 @@ def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
 
 
 def key(settings: TrainSettings, dataset_hash: str) -> str:
-    """The name of a run's folder: a hash of all that decides its numbers."""
-    return digest({"settings": settings.model_dump(), "dataset": dataset_hash, "format": FORMAT})[:16]
+    """The name of a run's folder: a hash of all that decides its numbers, the contents of `initial_weights` too."""
+    decisive = {"settings": settings.model_dump(), "dataset": dataset_hash, "format": FORMAT}
+    initial = Path(settings.initial_weights)
+    if settings.initial_weights != "scratch" and initial.is_file():  # without the file, training refuses
+        with initial.open("rb") as file:
+            decisive["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(decisive)[:16]
 
 
 def is_finished(run_key: str) -> bool:
@@ -95,26 +101,37 @@ def is_finished(run_key: str) -> bool:
 
 
 def load(run_key: str) -> Run:
-    """The finished run of that key; a ValueError if there is none."""
+    """The finished run of that key; a ValueError if there is none, or none that this version can read."""
     if not is_finished(run_key):
         raise ValueError(f"there is no finished run {run_key!r} in outputs/runs")
-    return Run(run_key, json.loads((paths.runs(run_key) / "record.json").read_text()))
+    record = _record(run_key)
+    if record["format"] != FORMAT:
+        raise ValueError(f"run {run_key} has format {record['format']}; this version reads and trains format {FORMAT}")
+    return Run(run_key, record)
+
+
+def _record(run_key: str) -> dict:
+    try:
+        record = json.loads((paths.runs(run_key) / "record.json").read_text())
+        return record | {"format": record["format"]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"record.json of run {run_key} is damaged: remove its folder to train it anew") from None
 
 
 def load_or_train(settings: TrainSettings, data: dataset.Dataset, on: torch.device, progress: bool = True) -> Run:
     """The run with these settings on this dataset: loaded if it was trained before, else trained and stored.
 
-    Two processes that ask for one run train it once: the second waits for the first. A run that was interrupted goes
-    on from its last epoch.
+    Two processes that ask for one run train it once: the second says so and waits for the first. A run that was
+    interrupted goes on from its last checkpoint.
     """
     run_key = key(settings, data.hash)
-    folder = paths.runs(run_key)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(paths.runs(f".{run_key}.lock")):  # the system frees it if its owner dies
-        if not is_finished(run_key):
-            checkpoint = folder / "checkpoint.pt"
-            trained = train.fit(settings, data, on, checkpoint, progress)
-            _store(folder, settings, data, trained, on)
+    folder, checkpoint = paths.runs(run_key), paths.runs(run_key) / "checkpoint.pt"
+    if not is_finished(run_key) or checkpoint.is_file():
+        with paths.alone(paths.runs(f".{run_key}.lock"), f"run {run_key}"):
+            paths.clear(folder)
+            if not is_finished(run_key):
+                trained = train.fit(settings, data, on, checkpoint, progress)
+                _store(folder, settings, data, trained, on)
             checkpoint.unlink(missing_ok=True)
     return load(run_key)
 
@@ -147,15 +164,16 @@ def _store(folder: Path, settings, data, trained: train.Trained, on: torch.devic
     with paths.whole(folder / "predictions.csv") as file:
         predictions.to_csv(file, index=False)
     with paths.whole(folder / "weights.safetensors") as file:
-        save_file({name: value.contiguous() for name, value in trained.weights.items()}, file)
+        file.write_bytes(save({name: value.contiguous() for name, value in trained.weights.items()}))
     with paths.whole(folder / "record.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def finished(dataset_hash: str) -> list[Run]:
-    """All finished runs on one prepared dataset, in the order of their keys."""
-    found = [load(path.parent.name) for path in sorted(paths.runs().glob("*/record.json"))]
-    return [run for run in found if run.record["dataset"]["hash"] == dataset_hash]
+    """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
+    keys = [path.parent.name for path in sorted(paths.runs().glob("*/record.json"))]
+    found = [Run(run_key, _record(run_key)) for run_key in keys]
+    return [run for run in found if run.record["format"] == FORMAT and run.record["dataset"]["hash"] == dataset_hash]
 
 
 def tables(dataset_hash: str) -> pd.DataFrame:

@@ -32,10 +32,10 @@ class Settings(BaseModel):
 
     def varied(self, **changes: Any) -> "Settings":
         """The same settings but for these changes, validated like all."""
-        return self.of(**(self.model_dump() | changes))
+        return self.of(**(dict(self) | changes))
 
     def digest(self) -> str:
-        """Hash of all values: equal settings, equal digest, on any machine."""
+        """Hash of all values that decide a result: equal settings, equal digest, on any machine."""
         return digest(self.model_dump())
 
 
@@ -206,6 +206,9 @@ class TrainSettings(Settings):
         "float32", description="of a step's arithmetic: tf32 for GPUs, bf16 in training only (paper: not said)"
     )
     compile: bool = Field(False, description="join a step's operations by torch.compile: minutes first, faster then")
+    checkpoint_every: int = Field(  # how a run is kept safe is no part of it: left out of records and keys
+        1, ge=1, exclude=True, description="epochs that a stopped run may lose; saving large networks takes time"
+    )
 
     @model_validator(mode="after")
     def _layers_fit_their_blocks(self) -> "TrainSettings":

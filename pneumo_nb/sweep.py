@@ -105,7 +105,7 @@ def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device
         try:
             runs.load_or_train(settings, data, device)
         except Exception as error:
-            failures[key] = error
+            failures[key] = error.with_traceback(None)  # its frames would keep the failed run's memory
     return failures
 
 
@@ -123,9 +123,7 @@ def _train_on_cluster(
         needs = {"GPU": 1} if device.type == "cuda" else {}
         _wait_for_worker(client, needs)
         asked = [
-            client.submit(
-                task.train, settings.model_dump(), data.name, data.hash, device.type, key=key, resources=needs
-            )
+            client.submit(task.train, dict(settings), data.name, data.hash, device.type, key=key, resources=needs)
             for key, settings in missing.items()
         ]
         done = as_completed(asked, loop=client.loop)

@@ -1,9 +1,12 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
+import io
+import math
 import os
 import resource
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pneumo_nb import losses, models, paths, speed
+from pneumo_nb import losses, memory, models, paths, speed
 from pneumo_nb.dataset import Dataset, Feed
 from pneumo_nb.metrics import Counts, choose_threshold
 from pneumo_nb.settings import TrainSettings
 
 EVALUATION_BATCH = 16  # images at once without gradients; it changes speed and memory only
+CHECKPOINT_FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,10 @@ def fit(
 ) -> Trained:
     """Train one network and evaluate it after each epoch.
 
-    With a `checkpoint` path each finished epoch is saved there; a checkpoint found there is continued, and ends at
-    the weights of an undisturbed run. A ValueError says what the data or the settings lack; a FloatingPointError
-    names the epoch and step at which the loss stopped being a number.
+    With a `checkpoint` path finished epochs are saved there; a checkpoint found there is continued, and ends at the
+    weights of an undisturbed run. A ValueError says what the data or the settings lack, or how the checkpoint does not
+    belong to them; a MemoryError what to lower; a FloatingPointError names the epoch and step at which the loss stopped
+    being a number.
     """
     _refuse_unfit(settings, data)
     speed.refuse_unfit(settings, device)
@@ -60,10 +65,13 @@ def fit(
     optimiser = torch.optim.Adam(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    done = _resume(checkpoint, net, optimiser)
+    identity = {"checkpoint format": CHECKPOINT_FORMAT, "dataset": data.hash} | settings.model_dump()
+    done = _resume(checkpoint, identity, net, optimiser)
     training = data.part("train")
     images = len(training)
+    memory.refuse_too_large(settings, net, device, min(EVALUATION_BATCH, len(data.labels)))
     with (
+        memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
         speed.precision(settings.precision),
         tqdm(
@@ -81,14 +89,14 @@ def fit(
             for split in ("validation", "test"):
                 if len(data.part(split)):
                     row |= _evaluate(settings, net, feed, data.part(split), split)
+                    _refuse_not_a_number(row[f"{split}_loss"], f"on the {split} part after epoch {epoch}", settings)
             done["history"].append(row)
             if _reported(settings, done["history"]) == epoch:
                 done["weights"] = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
             done["seconds"] += time.perf_counter() - start
             bar.set_postfix(loss=f"{row['train_loss']:.3f}", test_recall=f"{row['test_recall']:.3f}")
-            if checkpoint:
-                with paths.whole(checkpoint) as file:
-                    torch.save(done | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, file)
+            if checkpoint and (epoch % settings.checkpoint_every == 0 or epoch == settings.epochs):
+                _save(checkpoint, done | {"identity": identity}, net, optimiser)
         net.load_state_dict(done["weights"])
         probabilities = predict(net, feed, np.arange(len(data.labels)))
     return Trained(
@@ -143,13 +151,16 @@ def _epoch(settings, net, optimiser, feed, training, epoch, bar) -> dict[str, fl
         step_labels.append(labels)
         bar.update(len(order))
     values = torch.stack(step_losses).cpu()
-    if not values.isfinite().all():
-        step = int((~values.isfinite()).int().argmax()) + 1
-        raise FloatingPointError(
-            f"the loss is not a number at epoch {epoch}, step {step}:"
-            f" try a learning rate below {settings.learning_rate:g}"
-        )
+    for step, value in enumerate(values.tolist(), start=1):
+        _refuse_not_a_number(value, f"at epoch {epoch}, step {step}", settings)
     return _row("train", torch.cat(step_logits).cpu(), torch.cat(step_labels).cpu(), values.mean().item(), settings)
+
+
+def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is not a number {where}: try a learning rate below {settings.learning_rate:g}"
+        )
 
 
 def _evaluate(settings, net, feed, positions, split) -> dict[str, float]:
@@ -210,28 +221,62 @@ def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
         )
 
 
+def load_weights(net: nn.Module, path: Path, name: str, model: str) -> None:
+    """Fill a network from a safetensors file, which cannot run code; a ValueError says why `name` does not fit."""
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
+        raise ValueError(f"{name} does not fit {model}: {_in_one_line(error)}") from None
+
+
 def _network(settings: TrainSettings) -> nn.Module:
     net = models.build(**settings.architecture(), seed=settings.seed)
     if settings.initial_weights != "scratch":
         path = Path(settings.initial_weights)
         if not path.is_file():
             raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
-        try:
-            net.load_state_dict(load_file(path))
-        except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"initial_weights = {path.name!r} does not fit {settings.model}: {reason}") from None
+        load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
     return net
 
 
-def _resume(checkpoint: Path | None, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
-    """The state to go on from: history so far, weights of the epoch reported so far, seconds spent."""
+def _save(checkpoint: Path, state: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
+    torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
+    with paths.whole(checkpoint) as file:
+        file.write_bytes(content.getbuffer())
+
+
+def _resume(checkpoint: Path | None, identity: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
+    """The state to go on from: history so far, weights of the epoch reported so far, seconds spent.
+
+    A file that is damaged or belongs to another training is refused, not replaced: since checkpoints appear whole or
+    not at all, it is a sign of trouble, and what it holds may be wanted.
+    """
     if checkpoint is None or not checkpoint.is_file():
         return {"history": [], "weights": {}, "seconds": 0.0}
-    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    net.load_state_dict(saved.pop("network"))
-    optimiser.load_state_dict(saved.pop("optimiser"))
+    name = f"{checkpoint.name} of run {checkpoint.parent.name}"
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:  # torch itself does not look at the check sums
+            intact = archive.testzip() is None
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu") if intact else {}
+        theirs = dict(saved.pop("identity"))
+    except Exception:  # zipfile, torch and pickle raise many kinds
+        raise ValueError(f"{name} is damaged or no checkpoint: remove it to train from the start") from None
+    differing = [f"{key} = {theirs.get(key)}, not {mine}" for key, mine in identity.items() if theirs.get(key) != mine]
+    if differing:
+        raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
+    try:
+        net.load_state_dict(saved.pop("network"))
+        optimiser.load_state_dict(saved.pop("optimiser"))
+    except Exception as error:
+        raise ValueError(f"{name} does not fit the network ({_in_one_line(error)}): move it away") from None
     return saved
+
+
+def _in_one_line(error: Exception) -> str:
+    """The beginning of what torch has to say: it names every tensor that does not fit."""
+    words = " ".join(str(error).split())
+    return words if len(words) < 160 else f"{words[:160]} ..."
 
 
 @contextmanager

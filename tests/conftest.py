@@ -1,7 +1,9 @@
 """Fixtures that every test file may ask for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import disks
 import pytest
 from hypothesis import settings
 
@@ -26,3 +28,15 @@ def home(tmp_path, monkeypatch) -> Path:
     """An empty project root: data/ and outputs/ of a test never touch those of the checkout."""
     monkeypatch.setenv("PNEUMO_NB_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 4 MiB of its own; tests that need one are skipped where only an administrator may mount it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        with disks.mounted(folder, "4m"):
+            yield folder
+    except OSError:
+        pytest.skip("no small disk: this user may not mount one")

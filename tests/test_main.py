@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import sources
-import toy
 
 from pneumo_nb import __main__ as command_line
 from pneumo_nb import paths
@@ -73,17 +72,6 @@ def test_an_unknown_option_is_refused_by_name(capsys):
     with pytest.raises(SystemExit) as stopped:
         command_line.main(["reproduce", "--epochs", "3"])
     assert stopped.value.code == 2 and "--epochs" in capsys.readouterr().err
-
-
-def test_stopping_says_how_to_go_on(home, capsys, monkeypatch):
-    toy.prepared("nih")
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pneumo_nb.reproduce.reproduce", stop)
-    code, captured = said(capsys, "reproduce", "--dataset", "nih")
-    assert code == 130 and "the same command goes on" in captured.err
 
 
 def test_the_command_line_and_the_picture_wing_start_without_torch():

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typed
+from disks import filled, read_only
 from pydicom.uid import JPEGLSLossless, RLELossless
 from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
@@ -424,6 +425,27 @@ def test_a_missing_dataset_is_refused_with_the_names_there_are(home, tmp_path):
     quiet(folder_of_pictures(tmp_path / "source"))
     with pytest.raises(ValueError, match="no prepared dataset 'y'; there is x"):
         read_dataset("y")
+
+
+def test_on_a_disk_that_is_really_full_the_same_call_goes_on_once_there_is_room(small_disk, tmp_path, monkeypatch):
+    source = folder_of_pictures(tmp_path / "source")
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    undisturbed = contents(quiet(source))
+    refused = 0
+    for pages in (0, 1, 2, 5, 10, 20, 25):
+        shutil.rmtree(paths.prepared())
+        with filled(small_disk, but=pages * 4096):
+            try:
+                quiet(source)
+            except OSError as error:
+                refused += 1
+                assert str(error).endswith("cannot be written: No space left on device")
+                assert str(tmp_path) not in str(error)
+                assert not paths.prepared("x").exists()
+        assert contents(quiet(source)) == undisturbed
+    assert refused >= 5
+    with read_only(small_disk), pytest.raises(OSError, match=r"^data/prepared/\.y\.lock cannot be written: Read-only"):
+        quiet(source, "y")
 
 
 SCRIPT = """

@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import nbformat
 import pytest
 import toy
+from filelock import FileLock
 from nbformat import v4
 
 from pneumo_nb import paths, reproduce
@@ -63,6 +66,36 @@ def test_a_failure_names_notebook_and_cell_and_keeps_the_rest(three):
     assert "first 3" in executed(three, "01_first") and "last" in executed(three, "08_last")
     index = (three / "outputs" / "report" / "index.html").read_text()
     assert "three epochs are wrong" in index and "three epochs are wrong" in executed(three, "02_second")
+
+
+def test_a_notebook_whose_process_is_killed_is_named_and_the_others_run(three):
+    notebook(three / "notebooks", "02_second", "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(reproduce.Failed, match=r"^02_second.ipynb failed: its process was killed, as systems do when"):
+        reproduce.reproduce({})
+    assert "last" in executed(three, "08_last")
+    assert "its process was killed" in (three / "outputs" / "report" / "index.html").read_text()
+
+
+def test_an_error_without_words_is_named_and_stderr_is_shown_at_once(three, capsys):
+    notebook(three / "notebooks", "02_second", "import sys; print('look', file=sys.stderr)", "assert False")
+    with pytest.raises(reproduce.Failed, match=r"^02_second.ipynb failed in cell 3: AssertionError: $"):
+        reproduce.reproduce({}, only=["02"])
+    assert "look\n" in capsys.readouterr().err
+
+
+def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed_one(three, capsys):
+    left = three / "outputs" / "report" / ".index.0000.part.html"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    lock = three / "outputs" / ".report.lock"
+    with ThreadPoolExecutor() as beside:
+        with FileLock(lock):
+            asked = beside.submit(reproduce.reproduce, {}, ["01"])
+            while "another process is busy with the report: waiting" not in capsys.readouterr().err:
+                assert not asked.done()
+            assert not (three / "outputs" / "executed").exists()
+        assert asked.result(60).is_file()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(

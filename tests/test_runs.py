@@ -1,8 +1,16 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 import toy
+from disks import filled, read_only
+from safetensors.torch import save_file
 
 from pneumo_nb import dataset, metrics, models, paths, runs, train
 from pneumo_nb.settings import TrainSettings
@@ -126,3 +134,117 @@ def test_a_run_fits_only_its_own_radiographs(data, home):
         done.check_fits(dataset.load("toy", 48))
     with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
         done.check_fits(dataset.load(toy.prepared("other", seed=3), 32))
+
+
+def test_a_run_that_diverged_is_not_finished_and_says_the_same_again(data):
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="epoch 1, step"):
+            run(data, learning_rate=1e38)
+    assert not runs.is_finished(runs.key(settings(learning_rate=1e38), data.hash)) and runs.finished(data.hash) == []
+
+
+def test_initial_weights_count_by_their_content(home, tmp_path):
+    file = tmp_path / "start.safetensors"
+    wanted = settings(initial_weights=str(file))
+    absent = runs.key(wanted, "a")
+    keys = {absent}
+    for seed in (1, 2):
+        save_file(toy.build("resnet34", 1, seed=seed).state_dict(), file)
+        keys |= {runs.key(wanted, "a"), runs.key(wanted, "a")}
+    assert len(keys) == 3
+
+
+def test_weights_that_do_not_fit_their_run_are_named(data):
+    done = run(data)
+    save_file({"other": torch.zeros(2)}, paths.runs(done.key) / "weights.safetensors")
+    with pytest.raises(ValueError, match=rf"^weights.safetensors of run {done.key} does not fit resnet34: ") as said:
+        done.network()
+    assert "\n" not in str(said.value)
+
+
+def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(data):
+    done = run(data)
+    record = paths.runs(done.key) / "record.json"
+    record.write_text(record.read_text().replace(f'"format": {runs.FORMAT}', '"format": 0'))
+    assert runs.finished(data.hash) == []
+    with pytest.raises(ValueError, match=rf"run {done.key} has format 0; this version reads and trains format"):
+        runs.load(done.key)
+    for content in ("{", "[]", "{}"):
+        record.write_text(content)
+        with pytest.raises(ValueError, match=rf"record.json of run {done.key} is damaged: remove its folder"):
+            runs.finished(data.hash)
+
+
+TRAINING = """
+import sys, torch, toy
+from pneumo_nb import dataset, models, runs
+from pneumo_nb.settings import TrainSettings
+models.build = toy.build
+settings = TrainSettings.of(image_size=32, channels=1, epochs=int(sys.argv[1]), batch_size=8)
+print(runs.load_or_train(settings, dataset.load("toy", 32), torch.device("cpu"), progress=False).key)
+"""
+
+
+def training(epochs):
+    """A process that trains one run, as a notebook's kernel would."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRAINING, str(epochs)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, home):
+    epochs = 400
+    run_key = runs.key(settings(epochs=epochs), data.hash)
+    owner, follower = training(epochs), None
+    try:
+        while not (paths.runs(run_key) / "checkpoint.pt").is_file() and owner.poll() is None:
+            time.sleep(0.01)
+        follower = training(epochs)
+        assert follower.stderr.readline() == f"another process is busy with run {run_key}: waiting until it is done\n"
+        assert follower.poll() is None and owner.poll() is None
+        owner.send_signal(signal.SIGKILL)
+        said, complaint = follower.communicate(timeout=120)
+    finally:
+        for one in (owner, follower):
+            if one:
+                one.kill()
+                one.communicate()
+    assert said.strip() == run_key and not complaint
+    assert len(runs.load(run_key).history) == epochs
+    assert [path.name for path in paths.runs(run_key).iterdir() if path.name.startswith((".", "checkpoint"))] == []
+
+
+def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_empty_one(small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    data = dataset.load(toy.prepared(), 32)
+    undisturbed = run(data)
+    folder = paths.runs(undisturbed.key)
+    files = ("weights.safetensors", "history.csv", "predictions.csv")
+    wanted = {file: (folder / file).read_bytes() for file in files}
+    refused = set()
+    for pages in range(13):
+        for file in folder.iterdir():
+            file.unlink()
+        with filled(small_disk, but=pages * 4096):
+            try:
+                run(data)
+            except OSError as error:
+                refused.add(str(error).split("/")[-1])
+            left = {file.name: file.read_bytes() for file in folder.iterdir()}
+            assert left.keys() <= {*files, "checkpoint.pt", "record.json"}
+            assert all(left[file] == wanted[file] for file in files if file in left)
+        assert run(data).counts == undisturbed.counts
+        assert {file: (folder / file).read_bytes() for file in files} == wanted
+    full = "cannot be written: No space left on device"
+    assert {f"checkpoint.pt {full}", f"record.json {full}"} <= refused and len(refused) >= 4
+
+
+def test_a_finished_run_is_loaded_from_a_folder_that_may_only_be_read(small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    data = dataset.load(toy.prepared(), 32)
+    done = run(data)
+    with read_only(small_disk):
+        assert run(data).record == done.record
+        with pytest.raises(OSError, match=r"^outputs/runs/\.[0-9a-f]{16}\.lock cannot be written: Read-only file"):
+            run(data, seed=1)

@@ -1,3 +1,7 @@
+import dataclasses
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +89,87 @@ def test_an_interrupted_run_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
     assert undisturbed.history.equals(resumed.history)
 
 
+class Hostile:
+    """Unpickled by an unwary reader, it leaves a file."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __reduce__(self):
+        return (open, (str(self.sign), "w"))
+
+
+@pytest.mark.parametrize("packed", ["pickle", "zip"])
+def test_a_hostile_checkpoint_is_refused_and_runs_no_code(data, tmp_path, packed):
+    checkpoint, sign = tmp_path / "key" / "checkpoint.pt", tmp_path / "sign"
+    checkpoint.parent.mkdir()
+    content = {"identity": {}, "history": Hostile(sign)}
+    torch.save(content, checkpoint) if packed == "zip" else checkpoint.write_bytes(pickle.dumps(content))
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=r"^checkpoint.pt of run key is damaged or no checkpoint: remove it"):
+        fit(data, checkpoint)
+    assert not sign.exists() and checkpoint.read_bytes() == before
+    torch.load(checkpoint, weights_only=False) if packed == "zip" else pickle.loads(before)
+    assert sign.exists()  # it would have
+
+
+def test_hostile_initial_weights_are_refused_and_run_no_code(data, tmp_path):
+    weights, sign = tmp_path / "weights.safetensors", tmp_path / "sign"
+    torch.save({"0.weight": Hostile(sign)}, weights)
+    with pytest.raises(ValueError, match=r"initial_weights = 'weights.safetensors' does not fit resnet34"):
+        fit(data, initial_weights=str(weights))
+    assert not sign.exists()
+
+
+def test_a_damaged_checkpoint_is_refused(data, tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(data, checkpoint)
+    whole = checkpoint.read_bytes()
+    with zipfile.ZipFile(checkpoint) as archive:
+        weights = max(archive.infolist(), key=lambda entry: entry.file_size)
+    within = whole.index(weights.filename.encode()) + 200
+    flipped = whole[:within] + bytes([whole[within] ^ 1]) + whole[within + 1 :]
+    for content in (b"", whole[:100], whole[: len(whole) // 2], flipped, b"junk"):
+        checkpoint.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or no checkpoint: remove it to train from the start"):
+            fit(data, checkpoint)
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_what_differs(data, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(data, checkpoint)
+    for settings, said in (({"seed": 7}, "seed = 0, not 7"), ({"model": "densenet"}, "model = resnet34, not densenet")):
+        with pytest.raises(ValueError, match=rf"belongs to another training \({said}\)"):
+            fit(data, checkpoint, **settings)
+    with pytest.raises(ValueError, match=r"another training \(dataset = toy-0, not toy-1\)"):
+        fit(dataclasses.replace(data, hash="toy-1"), checkpoint)
+    monkeypatch.setattr(train, "CHECKPOINT_FORMAT", 0)
+    with pytest.raises(ValueError, match=r"another training \(checkpoint format = 1, not 0\)"):
+        fit(data, checkpoint)
+
+
+def test_a_checkpoint_whose_network_does_not_fit_is_refused(data, tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    fit(data, checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"network": {"other": torch.zeros(2)}}, checkpoint)
+    with pytest.raises(ValueError, match=r"^checkpoint.pt of run .* does not fit the network \(Error.*\): move"):
+        fit(data, checkpoint)
+
+
+def test_a_setting_says_how_often_checkpoints_are_saved_and_changes_nothing_else(data, tmp_path, monkeypatch):
+    saved = []
+    save = train._save
+    monkeypatch.setattr(train, "_save", lambda *given: saved.append(len(given[1]["history"])) or save(*given))
+    every = fit(data, tmp_path / "checkpoint.pt", epochs=5)
+    assert saved == [1, 2, 3, 4, 5]
+    saved.clear()
+    second = fit(data, tmp_path / "second.pt", epochs=5, checkpoint_every=2)
+    assert saved == [2, 4, 5] and every.history.equals(second.history)
+    assert TrainSettings.of(checkpoint_every=2).digest() == TrainSettings().digest()
+    assert TrainSettings.of(checkpoint_every=2).varied(seed=1).checkpoint_every == 2
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_best_epoch_is_the_first_with_the_highest_accuracy(data, split):
     trained = fit(data, epochs=4, epoch_reported=f"best_{split}")
@@ -147,6 +232,34 @@ def test_what_needs_a_validation_part_is_refused_without_one(home):
 def test_a_loss_that_is_not_a_number_is_named_with_epoch_and_step(data):
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+: try a learning rate below"):
         fit(data, learning_rate=1e38)
+
+
+def test_the_epochs_before_the_loss_stopped_being_a_number_are_kept(data, tmp_path, monkeypatch):
+    checkpoint, loss, steps = tmp_path / "checkpoint.pt", train.losses.balanced_loss, []
+
+    def breaks_in_the_second_epoch(logits, *others):
+        steps.append(logits.requires_grad)
+        return loss(logits, *others) * (float("nan") if sum(steps) == 5 and logits.requires_grad else 1)
+
+    monkeypatch.setattr(train.losses, "balanced_loss", breaks_in_the_second_epoch)
+    with pytest.raises(FloatingPointError, match="epoch 2, step 2: try a learning rate below"):
+        fit(data, checkpoint)
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
+
+
+def test_a_loss_that_is_not_a_number_on_the_testing_set_is_named(data, monkeypatch):
+    loss = train.losses.balanced_loss
+    monkeypatch.setattr(
+        train.losses, "balanced_loss", lambda logits, *o: loss(logits, *o) * (1 if logits.requires_grad else np.inf)
+    )
+    with pytest.raises(FloatingPointError, match="not a number on the validation part after epoch 1: try a learning"):
+        fit(data)
+
+
+def test_one_image_a_batch_is_refused_where_it_leaves_nothing_to_normalise(data, monkeypatch):
+    monkeypatch.setattr(models, "build", RESNET34)
+    with pytest.raises(ValueError, match=r"resnet34 cannot train at image_size = 32 and batch_size = 1: Expected more"):
+        fit(data, batch_size=1)
 
 
 def test_a_batch_larger_than_the_set_and_a_batch_of_one_train(data):

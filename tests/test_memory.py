@@ -1,0 +1,104 @@
+import re
+
+import psutil
+import pytest
+import torch
+import toy
+
+from pneumo_nb import dataset, memory, models, train
+from pneumo_nb.settings import TrainSettings
+
+CPU = torch.device("cpu")
+SMALL = {"model": "densenet", "depth": 13, "blocks": 2, "bottleneck": False, "image_size": 64, "batch_size": 8}
+
+
+def network(**settings):
+    wanted = TrainSettings.of(**(SMALL | settings))
+    return wanted, models.build(**wanted.architecture())
+
+
+def estimate(**settings):
+    wanted, net = network(**settings)
+    return memory._dry_run(wanted, net, wanted.batch_size, training=True)
+
+
+def measured(**settings):
+    """Most bytes alive at once in a real step: torch's own count of what it takes and gives back."""
+    wanted, net = network(**settings)
+    images = torch.rand(wanted.batch_size, 3, wanted.image_size, wanted.image_size)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        net(images).sum().backward()
+    now = most = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return images.nbytes + most
+
+
+@pytest.mark.parametrize("settings", [{}, {"model": "resnet34"}, {"checkpointing": True}])
+def test_the_estimate_is_what_a_step_takes(settings):
+    assert estimate(**settings) == pytest.approx(measured(**settings), rel=0.15)
+
+
+def test_the_estimate_grows_with_images_and_shrinks_with_checkpointing():
+    assert estimate(batch_size=16) == pytest.approx(2 * estimate(), rel=0.1)
+    assert estimate(image_size=128) == pytest.approx(4 * estimate(), rel=0.1)
+    assert estimate(checkpointing=True) < 0.7 * estimate()
+
+
+def test_what_cannot_fit_is_refused_with_settings_that_would(monkeypatch):
+    wanted, net = network(batch_size=64)
+    room = estimate(batch_size=64) // 3
+    monkeypatch.setattr(memory, "free", lambda device: room)
+    with pytest.raises(
+        MemoryError, match=r"image_size = 64 and batch_size = 64 needs about .* GiB are free"
+    ) as refused:
+        memory.refuse_too_large(wanted, net, CPU, evaluated=16)
+    for name, value in re.findall(r"(batch_size|image_size) = (\d+)", str(refused.value))[2:]:
+        fits = wanted.varied(**{name: value})
+        assert getattr(fits, name) < getattr(wanted, name)
+        memory.refuse_too_large(fits, net, CPU, evaluated=16)
+    monkeypatch.setattr(memory, "free", lambda device: 1000)
+    with pytest.raises(MemoryError, match="neither fewer images a batch nor smaller ones would fit"):
+        memory.refuse_too_large(wanted, net, CPU, evaluated=16)
+
+
+def test_a_dataset_that_cannot_be_held_is_refused_before_it_is_read(home, monkeypatch):
+    name = toy.prepared()
+    monkeypatch.setattr(memory, "free", lambda device: 24 * 100 * 100)
+    with pytest.raises(MemoryError, match=r"24 radiographs at image_size = 128 take .*: image_size = 100 would fit"):
+        dataset.load(name, 128)
+    assert dataset.load(name, 100).images.shape == (24, 1, 100, 100)
+
+
+def test_a_containers_share_counts_where_it_is_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    assert memory.free(CPU) > 10**6
+    (tmp_path / "memory.max").write_text("1300\n")
+    assert memory.free(CPU) == 1000
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA\nout"), MemoryError(), RuntimeError("can't allocate memory")], ids=type
+)
+def test_memory_that_runs_out_in_mid_run_is_said_in_one_line(home, monkeypatch, error):
+    monkeypatch.setattr(models, "build", toy.build)
+    data = dataset.load(toy.prepared(), 32)
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(train.losses, "balanced_loss", full)
+    settings = TrainSettings.of(image_size=32, channels=1, epochs=1)
+    with pytest.raises(MemoryError, match="memory ran out while training resnet34: lower batch_size = 2") as said:
+        train.fit(settings, data, CPU, progress=False)
+    assert "\n" not in str(said.value) and said.value.__context__.__traceback__ is None
+
+
+def test_another_error_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="another"), memory.shortage_named(TrainSettings(), CPU):
+        raise RuntimeError("another")
