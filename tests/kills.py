@@ -90,6 +90,7 @@ def make(home: Path) -> Path:
         toy.prepared("many-to-train", images=60, validation=4)
         toy.prepared("many-to-test", images=300, validation=190)
         (model / "pseudonym.key").write_text("0" * 64 + "\n")
+        (model / "pseudonym.key").chmod(0o600)
     shutil.copytree(model, home)
     return home
 
