@@ -9,7 +9,9 @@ import numpy as np
 
 LONGEST_SIDE = 1280  # pixels: larger pictures are looked at in this size, for large text in a half and a quarter of it
 STROKE = 13  # pixels: a character's strokes are thinner, the anatomy around them is not
-LEVELS = (18, 36, 70, 130)  # grey levels from a stroke to its surroundings: faint text, and characters that touch
+# Grey levels from a stroke to its surroundings: low for faint text, high to part characters that touch. In the half and
+# the quarter the lowest is left out, for there opacities are as small and sharp as characters.
+LEVELS = (18, 36, 70, 130)
 HEIGHTS = (6, 40)  # pixels of a character
 CELL, DENSE = 16, 0.05  # pixels of a side, and the share of strokes from which on a cell is looked at
 FEWEST = 3  # characters of a line
@@ -25,34 +27,32 @@ def find(picture: np.ndarray) -> list[Box]:
     """
     grey = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
     height, width = picture.shape
-    longest, boxes = min(LONGEST_SIDE, max(height, width)), []
-    for side in (longest, longest // 2, longest // 4):
-        scale = max(height, width) / side
-        grey = (
-            grey
-            if scale == 1
-            else cv2.resize(grey, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
-        )
-        boxes += [np.ceil(np.array(box) * scale).astype(int) for box in _at_one_size(grey)]
+    smallest_scale, boxes = max(1.0, max(height, width) / LONGEST_SIDE), []
+    for part in (1, 2, 4):
+        scale = smallest_scale * part
+        size = (round(width / scale), round(height / scale))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        lines = _at_one_size(grey, LEVELS[part > 1 :])
+        boxes += [np.ceil(np.array(line) * scale).astype(int) for line in lines]
     limits = np.array([width, height, width, height])
     return _merged([tuple(np.minimum(box, limits).tolist()) for box in boxes])
 
 
-def _at_one_size(grey: np.ndarray) -> list[Box]:
+def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
     edge = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     boxes = []
     for shade in (grey, 255 - grey):  # white text and black
         hat = cv2.morphologyEx(shade, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
-        for across, down, width, height in _zones(cv2.min(hat, edge)):
+        for across, down, width, height in _zones(cv2.min(hat, edge), levels[0]):
             zone = slice(down, down + height), slice(across, across + width)
-            lines = [box for level in LEVELS for box in _lines(shade[zone], hat[zone], edge[zone], level)]
+            lines = [box for level in levels for box in _lines(shade[zone], hat[zone], edge[zone], level)]
             boxes += [(x + across, y + down, right + across, bottom + down) for x, y, right, bottom in lines]
     return boxes
 
 
-def _zones(sharp: np.ndarray) -> list[Box]:
+def _zones(sharp: np.ndarray, level: int) -> list[Box]:
     """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
-    _, strokes = cv2.threshold(sharp, LEVELS[0], 255, cv2.THRESH_BINARY)
+    _, strokes = cv2.threshold(sharp, level, 255, cv2.THRESH_BINARY)
     size = [-(-side // CELL) for side in sharp.shape]
     strokes = cv2.copyMakeBorder(
         strokes, 0, size[0] * CELL - sharp.shape[0], 0, size[1] * CELL - sharp.shape[1], cv2.BORDER_CONSTANT

@@ -152,8 +152,8 @@ def summary(dataset: dict) -> str:
     if counts["uids_of_two_pictures"]:
         lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
     if counts.get("suspected_text"):
-        crops = f": look at data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
-        lines.append(f"{counts['suspected_text']} radiographs seem to show text{crops}")
+        where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
+        lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
     if "test" in counts["parts"]:
         leaked, patients = dataset["overlap"], counts["test_patients"]
         lines.append(f"{leaked} of the {patients} patients of the test part are also in training")
