@@ -1,5 +1,6 @@
 """A function over many tasks in child processes. One that crashes, hangs or swells costs its task, never the run."""
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 OUT_OF_MEMORY = 77  # exit code of a process whose task asked for more than it may have
 IMPORTS = ["pneumo_nb.convert", "pydicom.pixels"]  # what processes find loaded when they start
 
@@ -161,6 +163,10 @@ def _confine(limits: Limits) -> None:
     for stream in (1, 2):
         os.dup2(silence, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(AttributeError):  # elsewhere than in glibc
+        # Keep what was freed: a third of the time with a radiograph goes into fresh pages.
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**30)
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if sys.platform == "linux":  # elsewhere the limit is not kept, or the size cannot be read
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
