@@ -1,4 +1,4 @@
-"""The search for burned-in text; tests/benchmarks/burned_in_text.py measures it on more, and on real radiographs."""
+"""The search for burned-in text; tests/benchmarks/bench_burned_in.py measures it on more, and on real radiographs."""
 
 import cv2
 import numpy as np
@@ -51,7 +51,11 @@ def test_a_lone_letter_of_the_side_is_no_suspected_text(clean, letter):
     assert not typed.found(burned_in.find(typed.write(clean[1], what)[0]), typed.write(clean[1], what)[1])
 
 
-@given(st.integers(0, 10_000), st.sampled_from([(64, 64), (64, 300), (301, 97)]), st.sampled_from(["u1", "u2"]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([(64, 64), (64, 300), (301, 97), (64, 21001), (9001, 64)]),
+    st.sampled_from(["u1", "u2"]),
+)
 def test_boxes_lie_within_any_picture_and_can_be_cut_out(seed, shape, kind):
     chance = np.random.default_rng(seed)
     image = (chance.random(shape) ** chance.integers(1, 30) * 255).astype(np.uint8)

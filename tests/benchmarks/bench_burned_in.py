@@ -1,6 +1,6 @@
 """Recall and false alarms of the search for burned-in text; run from the project's folder:
 
-    python tests/benchmarks/burned_in_text.py
+    python tests/benchmarks/bench_burned_in.py
 
 Text is rendered onto phantoms and, where they lie beside the checkout, onto real radiographs. A text counts as found if
 a box covers a third of it. Contrast is the distance of its grey level from what it is written on.
