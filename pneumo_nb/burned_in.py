@@ -1,7 +1,7 @@
 """Text burned into the pixels: where a radiograph seems to show some, beyond the letter that marks its side.
 
-Characters are small strokes of even brightness with sharp edges, of one height, side by side on one line. Three of them
-are suspected to be text; a lone L or R is not. What is suspected is for a person to look at.
+Characters are small strokes of even brightness with sharp edges, of one height, side by side on one line that runs
+across, up or down. Three of them are suspected to be text; a lone L or R is not. A person has to look at what is found.
 """
 
 import cv2
@@ -53,7 +53,10 @@ def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
         hat = cv2.morphologyEx(shade, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
         for across, down, width, height in _zones(cv2.min(hat, edge), levels[0]):
             zone = slice(down, down + height), slice(across, across + width)
-            lines = [box for level in levels for box in _lines(shade[zone], hat[zone], edge[zone], level)]
+            parts = [part[zone] for part in (shade, hat, edge)]
+            turned = [np.ascontiguousarray(part.T) for part in parts]  # text that runs up or down
+            lines = [box for level in levels for box in _lines(*parts, level)]
+            lines += [(y, x, bottom, right) for level in levels for x, y, right, bottom in _lines(*turned, level)]
             boxes += [(x + across, y + down, right + across, bottom + down) for x, y, right, bottom in lines]
     return boxes
 
