@@ -255,6 +255,25 @@ def test_a_patient_and_a_picture_are_never_on_both_sides(home, tmp_path):
     assert "15 images show the same picture as another one" in summary(dataset)
 
 
+@pytest.mark.parametrize("way,on_both_sides", [("patient", 0), ("paper", 0), ("given", 2)])
+def test_exact_duplicates_are_on_both_sides_only_if_told_so(home, tmp_path, way, on_both_sides):
+    source = folder_of_pictures(tmp_path / "source", 20, 20)
+    parts = ["train" if number % 4 else "test" for number in range(40)]
+    for number in range(1, 20, 2):  # other patients, and other files of the same pixels
+        save_picture(source / f"{number:03}.png", picture(number - 1))
+    for number in range(4, 20, 4):
+        parts[number + 1] = "test" if number > 8 else "train"
+    parts[1] = "test"
+    table = pd.read_csv(source / "labels.csv", dtype=str).assign(split=parts)
+    table.to_csv(source / "labels.csv", index=False)
+    quiet(source, split=way)
+    manifest, dataset = read_dataset("x")
+    assert dataset["counts"]["duplicates"] == 10 and dataset["overlap_of_pictures"] == on_both_sides
+    assert (manifest.groupby("sha256")["split"].nunique() > 1).sum() == on_both_sides
+    told = f"; {on_both_sides} pictures are in training and in testing" if way == "given" else ""
+    assert f"10 images show the same picture as another one{told}\n" in summary(dataset)
+
+
 def test_the_papers_split_says_how_many_patients_leak(home, tmp_path):
     source = folder_of_pictures(tmp_path / "source", 20, 20)
     table = pd.read_csv(source / "labels.csv")
