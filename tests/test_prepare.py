@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from pydicom.uid import JPEGLSLossless, RLELossless
-from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
+from pydicom.uid import RLELossless
+from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import labels as source_labels
 from pneumo_nb import paths
@@ -100,14 +100,13 @@ def test_bad_files_change_nothing_for_the_good(home, tmp_path):
 
 @pytest.fixture(scope="module")
 def mostly_bad(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of DICOM radiographs, and one in which they lie among broken ones: cut short, or with flipped bytes."""
+    """A folder of DICOM radiographs, and one in which they lie among such that are cut short."""
     folder, random = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
-    for number in range(6):
+    for number, syntax in enumerate(ENCODINGS):
         path = save(radiograph(stored_values(seed=number), PatientID=f"P{number}"), folder / f"good/g{number}.dcm")
-        encoded = radiograph(stored_values(seed=number))
-        encoded.compress([RLELossless, JPEGLSLossless][number % 2])
+        encoded = encode(radiograph(stored_values(seed=number)), syntax)
         for content in (path.read_bytes(), save(encoded, folder / "encoded.dcm").read_bytes()):
-            for end in random.integers(0, len(content) - 2, 15):
+            for end in [*random.integers(0, len(content), 15), *range(len(content) - 9, len(content) - 1)]:
                 path = folder / f"bad/cut/{number}-{len(content)}-{end}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content[:end])
@@ -120,7 +119,7 @@ def test_files_cut_short_are_all_rejected_and_change_nothing_for_the_good(home, 
     assert good.pop("rejects.csv").count(b"\n") == 1
     assert bad.pop("rejects.csv").count(b"\n") == 1 + sum(path.is_file() for path in mostly_bad[1].rglob("cut/*"))
     counts = bad["dataset.json"]["counts"]
-    assert counts["accepted"] == 6 and counts["found"] == counts["accepted"] + counts["rejected"]
+    assert counts["accepted"] == len(ENCODINGS) and counts["found"] == counts["accepted"] + counts["rejected"]
     assert {**good, "dataset.json": 0} == {**bad, "dataset.json": 0}
 
 
