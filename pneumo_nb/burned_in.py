@@ -14,7 +14,7 @@ STROKE = 13  # pixels: a character's strokes are thinner, the anatomy around the
 LEVELS = (18, 36, 70, 130)
 HEIGHTS = (6, 40)  # pixels of a character
 CELL, DENSE = 16, 0.05  # pixels of a side, and the share of strokes from which on a cell is looked at
-FEWEST = 3  # characters of a line
+FEWEST, FEWEST_FAINT = 3, 5  # characters of a line; small opacities are faint and seldom five in line
 MOST = 3000  # candidates that are compared with each other
 
 Box = tuple[int, int, int, int]
@@ -105,7 +105,7 @@ def _lines(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> l
     found = []
     for members in _chains(_side_by_side(boxes, shade)):
         box = boxes[members]
-        if len(members) >= FEWEST and _on_one_line(box):
+        if len(members) >= (FEWEST if level > LEVELS[0] else FEWEST_FAINT) and _on_one_line(box):
             found.append((*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()))
     return found
 
