@@ -1,18 +1,20 @@
 """Text burned into the pixels: where a radiograph seems to show some, beyond the letter that marks its side.
 
-Characters are small strokes of even brightness with sharp edges, of one height, side by side on one line. Three of them
-are suspected to be text; a lone L or R is not. What is suspected is for a person to look at.
+Characters are small strokes of even brightness with sharp edges, of one height, side by side on one line that runs
+across, up or down. Three of them are suspected to be text; a lone L or R is not. A person has to look at what is found.
 """
 
 import cv2
 import numpy as np
 
-LONGEST_SIDE = 1280  # pixels: larger pictures are looked at in this size, for large text in a half and a quarter of it
+LONGEST_SIDE = 1280  # pixels: larger pictures are looked at in about this size, for large text in a half and a quarter
 STROKE = 13  # pixels: a character's strokes are thinner, the anatomy around them is not
-LEVELS = (18, 36, 70, 130)  # grey levels from a stroke to its surroundings: faint text, and characters that touch
+# Grey levels from a stroke to its surroundings: low for faint text, high to part characters that touch. In the half and
+# the quarter the lowest is left out, for there opacities are as small and sharp as characters.
+LEVELS = (18, 36, 70, 130)
 HEIGHTS = (6, 40)  # pixels of a character
 CELL, DENSE = 16, 0.05  # pixels of a side, and the share of strokes from which on a cell is looked at
-FEWEST = 3  # characters of a line
+FEWEST, FEWEST_FAINT = 3, 5  # characters of a line; small opacities are faint and seldom five in line
 MOST = 3000  # candidates that are compared with each other
 
 Box = tuple[int, int, int, int]
@@ -25,34 +27,43 @@ def find(picture: np.ndarray) -> list[Box]:
     """
     grey = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
     height, width = picture.shape
-    longest, boxes = min(LONGEST_SIDE, max(height, width)), []
-    for side in (longest, longest // 2, longest // 4):
-        scale = max(height, width) / side
-        grey = (
-            grey
-            if scale == 1
-            else cv2.resize(grey, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
-        )
-        boxes += [np.ceil(np.array(box) * scale).astype(int) for box in _at_one_size(grey)]
+    scale, boxes = max(1, round(max(height, width) / LONGEST_SIDE)), []
+    grey = _shrunk(grey, scale)
+    for levels in (LEVELS, LEVELS[1:], LEVELS[1:]):
+        if min(grey.shape) < 2 * HEIGHTS[0]:
+            break
+        boxes += [np.array(box) * scale for box in _at_one_size(grey, levels)]
+        grey, scale = _shrunk(grey, 2), 2 * scale
     limits = np.array([width, height, width, height])
     return _merged([tuple(np.minimum(box, limits).tolist()) for box in boxes])
 
 
-def _at_one_size(grey: np.ndarray) -> list[Box]:
+def _shrunk(grey: np.ndarray, factor: int) -> np.ndarray:
+    """Means of factor x factor pixels; a whole factor costs a tenth of any other."""
+    rows, columns = (side // factor for side in grey.shape)
+    if factor == 1 or not rows or not columns:
+        return grey[:rows, :columns]
+    return cv2.resize(grey[: rows * factor, : columns * factor], (columns, rows), interpolation=cv2.INTER_AREA)
+
+
+def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
     edge = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     boxes = []
     for shade in (grey, 255 - grey):  # white text and black
         hat = cv2.morphologyEx(shade, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
-        for across, down, width, height in _zones(cv2.min(hat, edge)):
+        for across, down, width, height in _zones(cv2.min(hat, edge), levels[0]):
             zone = slice(down, down + height), slice(across, across + width)
-            lines = [box for level in LEVELS for box in _lines(shade[zone], hat[zone], edge[zone], level)]
+            parts = [part[zone] for part in (shade, hat, edge)]
+            turned = [np.ascontiguousarray(part.T) for part in parts]  # text that runs up or down
+            lines = [box for level in levels for box in _lines(*parts, level)]
+            lines += [(y, x, bottom, right) for level in levels for x, y, right, bottom in _lines(*turned, level)]
             boxes += [(x + across, y + down, right + across, bottom + down) for x, y, right, bottom in lines]
     return boxes
 
 
-def _zones(sharp: np.ndarray) -> list[Box]:
+def _zones(sharp: np.ndarray, level: int) -> list[Box]:
     """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
-    _, strokes = cv2.threshold(sharp, LEVELS[0], 255, cv2.THRESH_BINARY)
+    _, strokes = cv2.threshold(sharp, level, 255, cv2.THRESH_BINARY)
     size = [-(-side // CELL) for side in sharp.shape]
     strokes = cv2.copyMakeBorder(
         strokes, 0, size[0] * CELL - sharp.shape[0], 0, size[1] * CELL - sharp.shape[1], cv2.BORDER_CONSTANT
@@ -94,7 +105,7 @@ def _lines(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> l
     found = []
     for members in _chains(_side_by_side(boxes, shade)):
         box = boxes[members]
-        if len(members) >= FEWEST and _on_one_line(box):
+        if len(members) >= (FEWEST if level > LEVELS[0] else FEWEST_FAINT) and _on_one_line(box):
             found.append((*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()))
     return found
 

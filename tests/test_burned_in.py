@@ -1,4 +1,4 @@
-"""The search for burned-in text; tests/benchmarks/burned_in_text.py measures it on more, and on real radiographs."""
+"""The search for burned-in text; tests/benchmarks/bench_burned_in.py measures it on more, and on real radiographs."""
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ def test_legible_text_is_found_and_clean_phantoms_are_left_alone(clean):
     assert sum(bool(burned_in.find(radiograph)) for radiograph in clean) <= 2
 
 
-@pytest.mark.parametrize("kind", ["16 bits", "larger", "negative", "column by column"])
+@pytest.mark.parametrize("kind", ["16 bits", "larger", "negative", "column by column", "running up", "running down"])
 def test_it_does_not_matter_how_the_radiograph_is_stored(clean, kind):
     written, box, _ = typed.write(clean[0], typed.Typed("MOCKFORD^VERA", "DejaVuSans", 0.03, "white", (0.03, 0.03)))
     factor = 1
@@ -38,6 +38,13 @@ def test_it_does_not_matter_how_the_radiograph_is_stored(clean, kind):
         written = written.astype(np.uint16) * 257
     if kind == "larger":
         factor, written = 4, cv2.resize(written, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    if kind in ("running up", "running down"):
+        turns, (rows, columns) = (1, written.shape) if kind == "running up" else (3, written.shape)
+        written = np.rot90(written, turns)
+        left, top, right, bottom = box
+        box = (top, columns - right, bottom, columns - left) if turns == 1 else (rows - bottom, left, rows - top, right)
+        assert any(cut[1] < box[3] and cut[3] > box[1] and cut[0] < box[2] for cut in burned_in.find(written))
+        return
     if kind == "negative":
         written = 255 - written
     if kind == "column by column":
@@ -51,7 +58,11 @@ def test_a_lone_letter_of_the_side_is_no_suspected_text(clean, letter):
     assert not typed.found(burned_in.find(typed.write(clean[1], what)[0]), typed.write(clean[1], what)[1])
 
 
-@given(st.integers(0, 10_000), st.sampled_from([(64, 64), (64, 300), (301, 97)]), st.sampled_from(["u1", "u2"]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([(64, 64), (64, 300), (301, 97), (64, 21001), (9001, 64)]),
+    st.sampled_from(["u1", "u2"]),
+)
 def test_boxes_lie_within_any_picture_and_can_be_cut_out(seed, shape, kind):
     chance = np.random.default_rng(seed)
     image = (chance.random(shape) ** chance.integers(1, 30) * 255).astype(np.uint8)
@@ -71,10 +82,12 @@ def test_noise_and_one_grey_level_are_no_text():
     assert burned_in.find(np.full((100, 100), 7, np.uint8)) == []
 
 
-def test_the_burned_in_name_of_a_real_file_is_found_and_other_radiographs_are_not_suspected(shared):
+def test_names_and_initials_in_real_files_are_found_and_radiographs_without_are_not_suspected(shared):
     folder = shared / "data" / "dicom-real" / "files"
     radiograph, _ = dicom.read(folder / "pseudoPHI_0_compressed.dcm")
     boxes = burned_in.find(radiograph)
     assert any(right - left > 600 and top < 40 for left, top, right, _ in boxes)  # the name, above on the left
-    for name in ("CR-MONO1-10-chest", "RG1_J2KI", "siim_jpeg_baseline", "udacity_test1"):
+    (initials,) = burned_in.find(dicom.read(folder / "siim_jpeg_baseline.dcm")[0])  # on a side marker, upwards
+    assert initials[0] > 850 and initials[3] < 110
+    for name in ("CR-MONO1-10-chest", "RG1_J2KI", "udacity_test1"):
         assert burned_in.find(dicom.read(folder / f"{name}.dcm")[0]) == []
