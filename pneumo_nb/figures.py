@@ -1,5 +1,6 @@
 """Every plot of the notebooks: plain data in, a matplotlib Figure out."""
 
+import io
 from collections.abc import Sequence
 from itertools import cycle
 from string import ascii_lowercase
@@ -76,6 +77,13 @@ def mosaic(tiles: np.ndarray, columns: int = 20) -> Figure:
     figure, ((axes,),) = _panels(1, 1, (8, 8 * rows / columns))
     radiograph(axes, sheet)
     return figure
+
+
+def jpeg(figure: Figure, quality: int = 50) -> bytes:
+    """The figure as a JPEG file: for sheets of pictures, several times smaller than the PNG that a notebook keeps."""
+    content = io.BytesIO()
+    figure.savefig(content, format="jpeg", dpi=100, pil_kwargs={"quality": quality})
+    return content.getvalue()
 
 
 def figure_4(layers: int) -> Figure:

@@ -126,18 +126,19 @@ def ranked(found: pd.DataFrame, by: str, draws: int = 500) -> pd.DataFrame:
     for number, frame in found.groupby("channel", sort=False):
         row = {"channel": number} | {name: frame[name].iloc[0] for name in frame if name.endswith("_is")}
         for name in (name for name in SCORES if name in frame):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), mean(frame, name, draws), strict=True))
+            of_score = mean(frame, name, draws)
+            row |= {name: of_score["value"], f"{name}_low": of_score["low"], f"{name}_high": of_score["high"]}
         rows.append(row)
     return pd.DataFrame(rows).sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
-def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean of a score over the radiographs where it is defined, with its 95 % bootstrap interval over patients."""
+def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
+    """The mean of a column where it is defined, with its 95 % bootstrap interval over patients: value, low, high."""
     defined = found[found[name].notna()]
     if defined.empty:
-        return np.nan, np.nan, np.nan
+        return dict.fromkeys(("value", "low", "high"), np.nan)
     interval = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
-    return float(defined[name].mean()), interval.low, interval.high
+    return {"value": float(defined[name].mean()), "low": interval.low, "high": interval.high}
 
 
 def best(chosen_on: pd.DataFrame, by: str) -> int:

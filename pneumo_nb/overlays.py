@@ -64,7 +64,7 @@ def channels(
     return [np.hstack([marked(plain, width_mm), marked(over, width_mm)]) for plain, over in pairs]
 
 
-def webp(picture: np.ndarray, quality: int = 60) -> bytes:
+def webp(picture: np.ndarray, quality: int = 40) -> bytes:
     """The picture as a WebP file."""
     done, content = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not done:

@@ -17,6 +17,7 @@ OUTCOMES = (  # in the order of the choice
     "false negative",
     "true negative",
 )
+SHOWN = 600  # pixels across which a map and its overlay are shown at least, however small they are kept
 NOT_DRAWN = "This radiograph is drawn when it is chosen in a running notebook."
 
 
@@ -85,7 +86,7 @@ class Explorer(VBox):
         chosen = self.run.value, self.layer.value
         if chosen not in self._panels:
             radiographs = by_outcome(self._runs[self.run.value])
-            self._panels[chosen] = Channels(radiographs, partial(self._draw, *chosen), kept, 2 * self._side)
+            self._panels[chosen] = Channels(radiographs, partial(self._draw, *chosen), kept, max(2 * self._side, SHOWN))
         self.children = [self.run, self.layer, self.channels]
 
     def _network(self, name: str) -> tuple[torch.nn.Module, dataset.Feed]:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,3 +161,12 @@ def test_a_contact_sheet_fits_wide_pictures_in_colour():
     figure = drawn(figures.contact_sheet([np.zeros((10, 20, 3), np.uint8)] * 3, ["a", "b", "c"], columns=2, width=3))
     assert tuple(figure.get_size_inches()) == (6, 2 * (1.5 + 0.25))
     assert [axes.get_title() for axes in figure.axes if axes.images] == ["a", "b", "c"]
+
+
+def test_a_figure_as_jpeg_is_what_was_drawn():
+    white, black = np.full((10, 10), 255, np.uint8), np.zeros((10, 10), np.uint8)
+    figure = figures.contact_sheet([white, black], ["", ""], columns=2)
+    picture = cv2.imdecode(np.frombuffer(figures.jpeg(figure), np.uint8), cv2.IMREAD_GRAYSCALE)
+    height, width = picture.shape
+    assert (width, height) == (340, 195)
+    assert picture[height // 2 + 10, width // 4] > 250 and picture[height // 2 + 10, 3 * width // 4] < 5

@@ -149,4 +149,4 @@ def test_the_best_channel_may_be_dark():
 
 def test_a_score_that_is_nowhere_defined_has_no_mean():
     found = frame(0.7).assign(opacity_auc=np.nan)
-    assert np.isnan(localisation.mean(found, "opacity_auc")).all()
+    assert np.isnan(list(localisation.mean(found, "opacity_auc").values())).all()

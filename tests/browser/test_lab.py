@@ -1,6 +1,7 @@
 """Notebook 07 as its reader uses it: in JupyterLab, run from top to bottom, the channel slider under the keyboard."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import urllib.error
 import urllib.request
 
 import nbformat
-import papermill.parameterize
 import pytest
+from nbformat import v4
 
 from pneumo_nb import paths, prepare
 from pneumo_nb.settings import PhantomSettings
@@ -18,38 +19,42 @@ from pneumo_nb.settings import PhantomSettings
 pytestmark = pytest.mark.browser
 SMALL = {"IMAGE_SIZE": 32, "EPOCHS": 1, "BATCH_SIZE": 16, "DEPTH": 13, "CHOSEN_ON": 4, "PICTURE": 60, "KEPT": 2}
 SMALL |= {"FAILURES": 2, "STEPS": 2}
-PHANTOM = PhantomSettings(patients=20, positives=8, width=128, height=133)
+PHANTOM = PhantomSettings(patients=12, positives=6, width=128, height=133)
 
 
-@pytest.fixture
-def lab(home, tmp_path):
-    """The address of a JupyterLab that serves notebook 07 with small settings and a small phantom of its own."""
-    prepare.phantom("phantom", PHANTOM)
-    notebook = nbformat.read(paths.notebooks() / "07_interpretability.ipynb", as_version=4)
-    notebook = papermill.parameterize.parameterize_notebook(notebook, SMALL)
-    for cell in notebook.cells:
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Addresses in a JupyterLab: notebook 07 as it is committed, and small.ipynb for a small phantom."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMO_NB_HOME", str(home))
+        prepare.phantom("phantom", PHANTOM)
+        patch.setenv("JUPYTER_CONFIG_DIR", str(home / "config"))
+        patch.setenv("JUPYTER_DATA_DIR", str(home / "jupyter"))
+        environment = dict(os.environ)
+    folder = home / "notebooks"
+    folder.mkdir()
+    committed = nbformat.read(paths.notebooks() / "07_interpretability.ipynb", as_version=4)
+    nbformat.write(committed, folder / "committed.ipynb")
+    small = committed
+    small.metadata.pop("widgets", None)
+    for cell in small.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    notebook.metadata.pop("widgets", None)
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    nbformat.write(notebook, folder / "07.ipynb")
+    given = "\n".join(f"{name} = {value}" for name, value in SMALL.items())
+    small.cells.insert(2, v4.new_code_cell(given))  # behind the parameters, as papermill does
+    nbformat.write(small, folder / "small.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port, token = free.getsockname()[1], secrets.token_hex()  # else anyone on this machine could run code
     options = [f"--ServerApp.root_dir={folder}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-    jupyter = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *options],
-        env=os.environ | jupyter,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
+    options += ["--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment | {"JUPYTER_TOKEN": token}}
+    subprocess.run([sys.executable, "-m", "jupyter", "trust", folder / "committed.ipynb"], check=True, **quiet)
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], **quiet)
     try:
-        _wait_for(f"{address}/api/status", server)
-        yield address
+        _wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server)
+        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?reset&token={token}"
     finally:
         server.terminate()
         server.wait(20)
@@ -83,8 +88,16 @@ def picture(page, other_than=()):
     return shown.get_attribute("src")
 
 
-def test_the_channel_slider_moves_the_picture_and_the_layer_computes_new_ones(page, lab):
-    page.goto(f"{lab}/lab/tree/07.ipynb?reset")
+def move(page, seen):
+    """Press the right arrow on the channel slider, and note the picture that comes."""
+    channel = int(page.locator(".widget-readout").inner_text())
+    page.keyboard.press("ArrowRight")
+    seen.append(picture(page, seen))
+    assert page.locator(".widget-readout").inner_text() == str(channel + 1)
+
+
+def test_the_channel_slider_moves_the_picture_and_another_layer_is_computed(page, lab):
+    page.goto(lab("small.ipynb"))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.wait_for_function("window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel", timeout=60_000)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -92,15 +105,30 @@ def test_the_channel_slider_moves_the_picture_and_the_layer_computes_new_ones(pa
     handle.wait_for(timeout=120_000)
     seen = [picture(page)]
     handle.focus()
-    for channel in range(1, 4):
-        page.keyboard.press("ArrowRight")
-        seen.append(picture(page, seen))
-        assert page.locator(".widget-readout").inner_text() == str(channel)
+    move(page, seen)
+    move(page, seen)
     choose(page, "layer", "features.dense1")
     seen.append(picture(page, seen))
+    handle.focus()
+    move(page, seen)
     page.wait_for_function(
-        "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(prompt => !/[*]/.test(prompt.innerText))",
+        "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(each => /[0-9]/.test(each.innerText))",
         timeout=180_000,
     )
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
-    assert page.locator("img.jp-RenderedImage, .jp-RenderedImage img").count() > 5
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def test_the_committed_notebook_moves_as_it_was_saved(page, lab):
+    page.goto(lab("committed.ipynb"))
+    handle = page.locator(".widget-slider .noUi-handle")
+    handle.wait_for(timeout=120_000)
+    seen = [picture(page)]
+    handle.focus()
+    move(page, seen)
+    move(page, seen)
+    (_, _, third, fourth) = page.locator(".widget-dropdown select").nth(2).locator("option").all_inner_texts()[:4]
+    for radiograph in (third, fourth):
+        choose(page, "radiograph", radiograph)
+        seen.append(picture(page, seen))
+        assert page.locator(".widget-readout").inner_text() == "2"
