@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import pytest
 import toy
+from disks import filled
 from filelock import FileLock
 from nbformat import v4
 
@@ -96,6 +97,15 @@ def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed
             assert not (three / "outputs" / "executed").exists()
         assert asked.result(60).is_file()
     assert not left.exists()
+
+
+def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    with filled(small_disk, but=4096), pytest.raises(OSError, match=r"cannot be written: No space left on device$"):
+        reproduce.reproduce({}, only=["01"])
+    first = reproduce.reproduce({}, only=["01"])
+    left = {path.name for path in small_disk.rglob("*") if path.is_file()}
+    assert left == {".report.lock", "01_first.ipynb", "01_first.html", "index.html"} and first.is_file()
 
 
 @pytest.mark.parametrize(
