@@ -70,7 +70,7 @@ runpy.run_module("pneumo_nb", run_name="__main__")
 """  # the command line, on notebooks of the working directory
 BUSY = """
 from pathlib import Path
-Path("started").touch()
+Path("busy").touch()
 while True:
     pass
 """
@@ -119,40 +119,39 @@ def survivors(home):
 GO_ON = "pneumo_nb: stopped; the same command goes on from here\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_while_preparing_it_ends_its_workers_and_goes_on_when_asked_again(home, number, code):
+def test_stopped_while_preparing_it_ends_its_workers_and_goes_on_when_asked_again(home):
     source = folder_of_pictures(home / "source", 300, 300)
     command = ("prepare", source, "--name", "x", "--workers", 2)
-    first = started(home, *command)
-    seconds, said, found = stopped(first, number, lambda: list(paths.prepared().glob(".x.*.part/images/*")))
-    assert seconds < 3 and found == code and said.count(GO_ON) == 1
+
+    def some_images():
+        return list(paths.prepared().glob(".x.*.part/images/*"))
+
+    seconds, said, code = stopped(started(home, *command), signal.SIGTERM, some_images)
+    assert seconds < 3 and code == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
     assert not survivors(home) and not paths.prepared("x").exists()
     again = started(home, *command)
     out, _ = again.communicate(timeout=120)
     assert again.returncode == 0 and "600 accepted" in out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_in_the_middle_of_a_notebook_it_ends_the_kernel(home, number, code):
+def test_stopped_in_the_middle_of_a_notebook_it_ends_the_kernel(home):
     (home / "notebooks").mkdir()
     notebook(home / "notebooks", "01_busy", BUSY)
-    seconds, said, found = stopped(started(home, "reproduce"), number, (home / "started").exists)
-    assert seconds < 3 and found == code and said.count(GO_ON) == 1 and "Traceback" not in said
-    assert not survivors(home)
-    assert not [
-        path for path in home.rglob("*") if path.is_file() and path.suffix == ".ipynb" and "executed" in path.parts
-    ]
+    seconds, said, code = stopped(started(home, "reproduce"), signal.SIGINT, (home / "busy").exists)
+    assert seconds < 3 and code == 130 and said.count(GO_ON) == 1 and "Traceback" not in said
+    assert not survivors(home) and not list((home / "outputs" / "executed").glob("*/*"))
 
 
 def test_stopped_while_processes_train_it_ends_them_all(home):
     (home / "notebooks").mkdir()
     toy.prepared()
     notebook(home / "notebooks", "02_training", TRAINING, parameters="DATASET = 'phantom'  # x\nSCHEDULER = ''  # y")
-    command = started(home, "reproduce", "--jobs", 2)
-    seconds, said, found = stopped(
-        command, signal.SIGTERM, lambda: len(list(paths.runs().glob("*/checkpoint.pt"))) == 2
-    )
-    assert seconds < 3 and found == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
+
+    def both_train():
+        return len(list(paths.runs().glob("*/checkpoint.pt"))) == 2
+
+    seconds, said, code = stopped(started(home, "reproduce", "--jobs", 2), signal.SIGTERM, both_train)
+    assert seconds < 3 and code == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
     assert not survivors(home)
 
 
