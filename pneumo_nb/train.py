@@ -209,11 +209,16 @@ def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
                 f"the {name} of dataset {data.name!r} has {sum(labels == 1)} positive and {sum(labels == 0)} negative"
                 " radiographs; both classes are needed"
             )
-    wants_validation = settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)
-    if wants_validation and not len(data.part("validation")):
+    validation = data.labels.numpy()[data.part("validation")]
+    if (settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)) and not len(validation):
         raise ValueError(
             f"epoch_reported = {settings.epoch_reported!r} with threshold = {settings.threshold!r} needs a validation"
             f" part; dataset {data.name!r} has none: prepare it with validation_fraction above 0"
+        )
+    if isinstance(settings.threshold, str) and len(set(validation)) < 2:
+        raise ValueError(
+            f"threshold = {settings.threshold!r} needs both classes in the validation part; that of dataset"
+            f" {data.name!r} has {sum(validation == 1)} positive and {sum(validation == 0)} negative radiographs"
         )
 
 

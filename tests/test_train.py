@@ -229,6 +229,13 @@ def test_what_needs_a_validation_part_is_refused_without_one(home):
             fit(data, **settings)
 
 
+def test_a_threshold_rule_is_refused_before_training_where_the_validation_part_has_one_class(data, monkeypatch):
+    data.labels[data.part("validation")] = 0
+    monkeypatch.setattr(train, "_epoch", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(ValueError, match="validation part; that of dataset 'toy' has 0 positive and 6 negative"):
+        fit(data, threshold="youden")
+
+
 def test_a_loss_that_is_not_a_number_is_named_with_epoch_and_step(data):
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+: try a learning rate below"):
         fit(data, learning_rate=1e38)
