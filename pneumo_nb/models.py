@@ -144,6 +144,8 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> logits (batch, 2)."""
+        if x.device.type == "cpu":  # channels last in memory: 1x1 convolutions are several times faster so
+            x = x.to(memory_format=torch.channels_last)
         x = self.stem(x)
         for part in self.features:
             for step in part if isinstance(part, nn.Sequential) else [part]:

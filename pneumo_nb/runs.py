@@ -19,7 +19,7 @@ from pneumo_nb.settings import TrainSettings, digest
 
 FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
 VARIED = set().union(*(column.settings for column in paper.TABLES))  # the settings that tell the paper's columns apart
-FORMAT = 2  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
+FORMAT = 3  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def _store(folder: Path, settings, data, trained: train.Trained, on: torch.devic
         "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
         "test_auc": metrics.auc(on_test["label"].astype(int).tolist(), on_test["probability"].tolist()),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
         "seconds": round(trained.seconds, 3),
         "images_per_second": round(images / trained.seconds, 3),
         "peak_memory_mib": round(trained.peak_memory_mib, 1),

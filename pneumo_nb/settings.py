@@ -196,6 +196,10 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
     deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of a step's arithmetic: tf32 for GPUs, bf16 in training only (paper: not said)"
+    )
+    compile: bool = Field(False, description="join a step's operations by torch.compile: minutes first, faster then")
     checkpoint_every: int = Field(  # how a run is kept safe is no part of it: left out of records and keys
         1, ge=1, exclude=True, description="epochs that a stopped run may lose; saving large networks takes time"
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pneumo_nb import checkpoints, losses, memory, models
+from pneumo_nb import checkpoints, losses, memory, models, speed
 from pneumo_nb.dataset import Dataset, Feed
 from pneumo_nb.metrics import Counts, choose_threshold
 from pneumo_nb.settings import TrainSettings
@@ -52,6 +52,8 @@ def fit(
     being a number.
     """
     _refuse_unfit(settings, data)
+    speed.refuse_unfit(settings, device)
+    speed.keep_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
@@ -68,6 +70,7 @@ def fit(
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
+        speed.precision(settings.precision),
         tqdm(
             desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
             total=settings.epochs * images,
@@ -131,10 +134,11 @@ def _epoch(settings, net, optimiser, feed, training, epoch, bar) -> dict[str, fl
     net.train()
     torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout draws from here, so that an epoch can be repeated
     flips = np.random.default_rng([settings.seed, epoch, 1]).random(len(training)) < settings.flip
+    forward = speed.forward(net, settings, feed.device)
     step_losses, step_logits, step_labels = [], [], []
     for order in batches(feed.labels(training).cpu().numpy(), settings, epoch):
         labels = feed.labels(training[order])
-        logits = net(feed.images(training[order], flips[order]))
+        logits = forward(feed.images(training[order], flips[order]))
         loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor)
         optimiser.zero_grad()
         loss.backward()
@@ -166,7 +170,7 @@ def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
     net.eval()
     with torch.inference_mode():
         cuts = range(EVALUATION_BATCH, len(positions), EVALUATION_BATCH)
-        return torch.cat([net(feed.images(some)).cpu() for some in np.split(positions, cuts)])
+        return torch.cat([net(feed.images(some)) for some in np.split(positions, cuts)]).cpu()
 
 
 def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:

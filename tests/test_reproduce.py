@@ -123,6 +123,14 @@ def test_wrong_names_and_values_are_refused_before_work_starts(three, values, me
     assert not (three / "outputs").exists()
 
 
+def test_what_the_device_cannot_do_is_refused_before_work_starts(three):
+    parameters = "DEVICE = 'auto'  # x\nPRECISION = 'float32'  # y"
+    notebook(three / "notebooks", "03_third", "print(PRECISION)", parameters=parameters)
+    with pytest.raises(ValueError, match=r"precision = 'tf32'"):
+        reproduce.reproduce({"PRECISION": "tf32", "DEVICE": "cpu"})
+    assert not (three / "outputs").exists()
+
+
 def test_a_dataset_that_cannot_be_trained_on_is_refused_before_work_starts(three):
     dataset = paths.prepared(toy.prepared("unlabelled")) / "dataset.json"
     dataset.write_text(dataset.read_text().replace('"test": {"0": 1, "1": 1}', '"none": {"": 8}'))
