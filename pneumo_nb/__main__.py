@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and what a cluster or a container sends
-GRACE = 0.7  # seconds in which a stopped command may tidy up
+GRACE = 0.5  # seconds in which a stopped command may tidy up
 
 
 def main(arguments: list[str] | None = None) -> int:

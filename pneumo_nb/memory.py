@@ -1,6 +1,7 @@
 """How much memory a training will need, from one step on shapes alone, and what to lower where that is too much."""
 
 import copy
+import ctypes
 import math
 import weakref
 from collections.abc import Iterator
@@ -56,6 +57,9 @@ def free(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:  # glibc may keep what earlier runs freed
+        trim(0)
     try:
         share = int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):  # no such share, or the word "max"

@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from pneumo_nb import pages, paths, runs, settings, sweep
+from pneumo_nb import pages, paths, runs, settings, speed, sweep
 
 
 class Failed(RuntimeError):
@@ -71,7 +71,9 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         sweep.address(str(values["SCHEDULER"]))
     if values.get("RUN"):
         runs.load(str(values["RUN"]))
-    runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
+    device = runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
+    if not values.get("SCHEDULER"):
+        speed.refuse_unfit(settings.TrainSettings.from_parameters(values), device)
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):
         _refuse_unfit(dataset)

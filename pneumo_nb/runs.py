@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from pneumo_nb import dataset, metrics, models, paper, paths, train
+from pneumo_nb import checkpoints, dataset, metrics, models, paper, paths, train
 from pneumo_nb.settings import TrainSettings, digest
 
 FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
@@ -69,7 +69,7 @@ class Run:
         """The trained network, on the CPU."""
         net = models.build(**self.settings.architecture())
         weights = paths.runs(self.key) / "weights.safetensors"
-        train.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
+        checkpoints.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
         return net.eval()
 
 

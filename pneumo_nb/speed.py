@@ -63,6 +63,6 @@ def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Ca
 
     def logits(images: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            return run(images).float()
+            return run(images).float().clone()  # a CUDA graph writes its next output into the same place
 
     return logits

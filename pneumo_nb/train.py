@@ -1,12 +1,10 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
-import io
 import math
 import os
 import resource
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,17 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pneumo_nb import losses, memory, models, paths, speed
+from pneumo_nb import checkpoints, losses, memory, models, speed
 from pneumo_nb.dataset import Dataset, Feed
 from pneumo_nb.metrics import Counts, choose_threshold
 from pneumo_nb.settings import TrainSettings
 
 EVALUATION_BATCH = 16  # images at once without gradients; it changes speed and memory only
-CHECKPOINT_FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,9 @@ def fit(
     optimiser = torch.optim.Adam(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    identity = {"checkpoint format": CHECKPOINT_FORMAT, "dataset": data.hash} | settings.model_dump()
-    done = _resume(checkpoint, identity, net, optimiser)
+    identity = {"dataset": data.hash} | settings.model_dump()
+    done = checkpoints.resume(checkpoint, identity, net, optimiser)
+    done = done or {"history": [], "weights": {}, "seconds": 0.0}
     training = data.part("train")
     images = len(training)
     memory.refuse_too_large(settings, net, device, min(EVALUATION_BATCH, len(data.labels)))
@@ -96,7 +93,7 @@ def fit(
             done["seconds"] += time.perf_counter() - start
             bar.set_postfix(loss=f"{row['train_loss']:.3f}", test_recall=f"{row['test_recall']:.3f}")
             if checkpoint and (epoch % settings.checkpoint_every == 0 or epoch == settings.epochs):
-                _save(checkpoint, done | {"identity": identity}, net, optimiser)
+                checkpoints.save(checkpoint, identity, done, net, optimiser)
         net.load_state_dict(done["weights"])
         probabilities = predict(net, feed, np.arange(len(data.labels)))
     return Trained(
@@ -213,20 +210,17 @@ def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
                 f"the {name} of dataset {data.name!r} has {sum(labels == 1)} positive and {sum(labels == 0)} negative"
                 " radiographs; both classes are needed"
             )
-    wants_validation = settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)
-    if wants_validation and not len(data.part("validation")):
+    validation = data.labels.numpy()[data.part("validation")]
+    if (settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)) and not len(validation):
         raise ValueError(
             f"epoch_reported = {settings.epoch_reported!r} with threshold = {settings.threshold!r} needs a validation"
             f" part; dataset {data.name!r} has none: prepare it with validation_fraction above 0"
         )
-
-
-def load_weights(net: nn.Module, path: Path, name: str, model: str) -> None:
-    """Fill a network from a safetensors file, which cannot run code; a ValueError says why `name` does not fit."""
-    try:
-        net.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
-        raise ValueError(f"{name} does not fit {model}: {_in_one_line(error)}") from None
+    if isinstance(settings.threshold, str) and len(set(validation)) < 2:
+        raise ValueError(
+            f"threshold = {settings.threshold!r} needs both classes in the validation part; that of dataset"
+            f" {data.name!r} has {sum(validation == 1)} positive and {sum(validation == 0)} negative radiographs"
+        )
 
 
 def _network(settings: TrainSettings) -> nn.Module:
@@ -235,48 +229,8 @@ def _network(settings: TrainSettings) -> nn.Module:
         path = Path(settings.initial_weights)
         if not path.is_file():
             raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
-        load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
+        checkpoints.load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
     return net
-
-
-def _save(checkpoint: Path, state: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
-    torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
-    with paths.whole(checkpoint) as file:
-        file.write_bytes(content.getbuffer())
-
-
-def _resume(checkpoint: Path | None, identity: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
-    """The state to go on from: history so far, weights of the epoch reported so far, seconds spent.
-
-    A file that is damaged or belongs to another training is refused, not replaced: since checkpoints appear whole or
-    not at all, it is a sign of trouble, and what it holds may be wanted.
-    """
-    if checkpoint is None or not checkpoint.is_file():
-        return {"history": [], "weights": {}, "seconds": 0.0}
-    name = f"{checkpoint.name} of run {checkpoint.parent.name}"
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:  # torch itself does not look at the check sums
-            intact = archive.testzip() is None
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu") if intact else {}
-        theirs = dict(saved.pop("identity"))
-    except Exception:  # zipfile, torch and pickle raise many kinds
-        raise ValueError(f"{name} is damaged or no checkpoint: remove it to train from the start") from None
-    differing = [f"{key} = {theirs.get(key)}, not {mine}" for key, mine in identity.items() if theirs.get(key) != mine]
-    if differing:
-        raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
-    try:
-        net.load_state_dict(saved.pop("network"))
-        optimiser.load_state_dict(saved.pop("optimiser"))
-    except Exception as error:
-        raise ValueError(f"{name} does not fit the network ({_in_one_line(error)}): move it away") from None
-    return saved
-
-
-def _in_one_line(error: Exception) -> str:
-    """The beginning of what torch has to say: it names every tensor that does not fit."""
-    words = " ".join(str(error).split())
-    return words if len(words) < 160 else f"{words[:160]} ..."
 
 
 @contextmanager

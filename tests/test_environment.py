@@ -41,3 +41,11 @@ def test_the_lock_holds_hashes_and_no_address():
 
 def test_opencv_is_there_once_and_headless():
     assert [name for name in locked() if name.startswith("opencv")] == ["opencv-python-headless"]
+
+
+def test_every_test_that_the_table_of_faults_names_is_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    there = {
+        name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    assert len(named) > 30 and named <= there

@@ -1,10 +1,18 @@
 """The command line as a user meets it: exit codes, and one line for each mistake."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 import sources
+import toy
+from sources import folder_of_pictures
+from test_reproduce import notebook
 
 from pneumo_nb import __main__ as command_line
 from pneumo_nb import paths
@@ -72,6 +80,100 @@ def test_an_unknown_option_is_refused_by_name(capsys):
     with pytest.raises(SystemExit) as stopped:
         command_line.main(["reproduce", "--epochs", "3"])
     assert stopped.value.code == 2 and "--epochs" in capsys.readouterr().err
+
+
+COMMAND = """
+import runpy
+from pathlib import Path
+from pneumo_nb import paths
+paths.notebooks = lambda: Path("notebooks").resolve()
+runpy.run_module("pneumo_nb", run_name="__main__")
+"""  # the command line, on notebooks of the working directory
+BUSY = """
+from pathlib import Path
+Path("busy").touch()
+while True:
+    pass
+"""
+TRAINING = """
+from pathlib import Path
+from pneumo_nb import dataset, runs, settings, sweep
+data = dataset.load("toy", 32)
+small = {"model": "densenet", "depth": 7, "blocks": 2, "bottleneck": False, "growth_rate": 4}
+base = settings.TrainSettings.of(image_size=32, epochs=100_000, **small)
+sweep.train_columns({"": base}, [0, 1], data, runs.device("cpu"), SCHEDULER)
+"""
+
+
+def started(home, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=home, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def stopped(command, number, sign):
+    """Send a signal once there is a sign that work has begun; seconds until the end, what was said, exit code."""
+    while not sign():
+        assert command.poll() is None, command.stderr.read()
+        time.sleep(0.005)
+    sent = time.monotonic()
+    command.send_signal(number)
+    _, said = command.communicate(timeout=60)
+    return time.monotonic() - sent, said, command.returncode
+
+
+def survivors(home):
+    """Processes that a command with this project folder has left behind."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("PNEUMO_NB_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        if mine and process.pid != os.getpid():
+            left.append(process.cmdline())
+    return left
+
+
+GO_ON = "pneumo_nb: stopped; the same command goes on from here\n"
+
+
+def test_stopped_while_preparing_it_ends_its_workers_and_goes_on_when_asked_again(home):
+    source = folder_of_pictures(home / "source", 300, 300)
+    command = ("prepare", source, "--name", "x", "--workers", 2)
+
+    def some_images():
+        return list(paths.prepared().glob(".x.*.part/images/*"))
+
+    seconds, said, code = stopped(started(home, *command), signal.SIGTERM, some_images)
+    assert seconds < 3 and code == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
+    assert not survivors(home) and not paths.prepared("x").exists()
+    again = started(home, *command)
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 0 and "600 accepted" in out
+
+
+def test_stopped_in_the_middle_of_a_notebook_it_ends_the_kernel(home):
+    (home / "notebooks").mkdir()
+    notebook(home / "notebooks", "01_busy", BUSY)
+    seconds, said, code = stopped(started(home, "reproduce"), signal.SIGINT, (home / "busy").exists)
+    assert seconds < 3 and code == 130 and said.count(GO_ON) == 1 and "Traceback" not in said
+    assert not survivors(home) and not list((home / "outputs" / "executed").glob("*/*"))
+
+
+def test_stopped_while_processes_train_it_ends_them_all(home):
+    (home / "notebooks").mkdir()
+    toy.prepared()
+    notebook(home / "notebooks", "02_training", TRAINING, parameters="DATASET = 'phantom'  # x\nSCHEDULER = ''  # y")
+
+    def both_train():
+        return len(list(paths.runs().glob("*/checkpoint.pt"))) == 2
+
+    seconds, said, code = stopped(started(home, "reproduce", "--jobs", 2), signal.SIGTERM, both_train)
+    assert seconds < 3 and code == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
+    assert not survivors(home)
 
 
 def test_the_command_line_and_the_picture_wing_start_without_torch():

@@ -1,6 +1,11 @@
-import pytest
+import os
+import shutil
+import subprocess
 
-from pneumo_nb import paths
+import pytest
+from disks import read_only
+
+from pneumo_nb import paths, pseudonyms
 
 
 def test_folders_follow_the_environment_not_the_working_directory(home, tmp_path, monkeypatch):
@@ -44,3 +49,38 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path):
         beside.mkdir()
         raise OSError("disk full")
     assert [file.name for file in tmp_path.rglob("*")] == ["set", "old"]
+
+
+def write(path, content=b"x"):
+    with paths.whole(path) as beside:
+        beside.write_bytes(content)
+
+
+def test_a_full_disk_and_a_disk_that_may_only_be_read_are_named_by_the_file_wanted(small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    target = paths.report() / "tables.csv"
+    with pytest.raises(OSError, match=r"^outputs/report/tables.csv cannot be written: No space left on device$"):
+        write(target, bytes(5 * 2**20))
+    assert list(target.parent.iterdir()) == []
+    for wanted in (target, paths.runs("new") / "deep" / "record.json"):
+        with read_only(small_disk), pytest.raises(OSError, match=r"^outputs/r.* cannot be written: Read-only file sys"):
+            write(wanted)
+
+
+def test_a_folder_without_permission_is_named(home):
+    seal, opening = (["chattr", "+i"], ["chattr", "-i"]) if os.geteuid() == 0 else (["chmod", "a-w"], ["chmod", "u+w"])
+    if not shutil.which(seal[0]) or subprocess.run([*seal, str(home)], capture_output=True).returncode:
+        pytest.skip("no folder without permission: root may write everywhere, and this disk knows no chattr +i")
+    try:
+        with pytest.raises(PermissionError, match=r"^outputs/report/index.html cannot be written: "):
+            write(paths.report() / "index.html")
+        with pytest.raises(PermissionError, match=r"^pseudonym.key cannot be written: "):
+            pseudonyms.key()
+    finally:
+        subprocess.run([*opening, str(home)], check=True)
+    assert list(home.iterdir()) == []
+
+
+def test_an_error_that_is_not_about_writing_stays_what_it_is(home):
+    with pytest.raises(FileNotFoundError, match="nowhere"), paths.whole(home / "x"):
+        (home / "nowhere").read_text()

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import pytest
 import toy
+from disks import filled
 from filelock import FileLock
 from nbformat import v4
 
@@ -98,6 +99,15 @@ def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed
     assert not left.exists()
 
 
+def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    with filled(small_disk, but=4096), pytest.raises(OSError, match=r"cannot be written: No space left on device$"):
+        reproduce.reproduce({}, only=["01"])
+    first = reproduce.reproduce({}, only=["01"])
+    left = {path.name for path in small_disk.rglob("*") if path.is_file()}
+    assert left == {".report.lock", "01_first.ipynb", "01_first.html", "index.html"} and first.is_file()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -111,6 +121,14 @@ def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed
 def test_wrong_names_and_values_are_refused_before_work_starts(three, values, message):
     with pytest.raises(ValueError, match=message):
         reproduce.reproduce(values)
+    assert not (three / "outputs").exists()
+
+
+def test_what_the_device_cannot_do_is_refused_before_work_starts(three):
+    parameters = "DEVICE = 'auto'  # x\nPRECISION = 'float32'  # y"
+    notebook(three / "notebooks", "03_third", "print(PRECISION)", parameters=parameters)
+    with pytest.raises(ValueError, match=r"precision = 'tf32'"):
+        reproduce.reproduce({"PRECISION": "tf32", "DEVICE": "cpu"})
     assert not (three / "outputs").exists()
 
 

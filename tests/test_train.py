@@ -1,7 +1,3 @@
-import dataclasses
-import pickle
-import zipfile
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pneumo_nb import dataset, metrics, models, train
+from pneumo_nb import checkpoints, dataset, metrics, models, paths, train
 from pneumo_nb.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -72,7 +68,7 @@ def test_resnet34_trains_to_the_same_bytes_twice(data, monkeypatch):
 
 def test_an_interrupted_run_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
     undisturbed = fit(data, epochs=3)
-    checkpoint, whole = tmp_path / "checkpoint.pt", train.paths.whole
+    checkpoint, whole = tmp_path / "checkpoint.pt", paths.whole
     saved = []
 
     def stop_after_the_first_epoch(path):
@@ -82,85 +78,16 @@ def test_an_interrupted_run_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
         return whole(path)
 
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
-        stopping.setattr(train.paths, "whole", stop_after_the_first_epoch)
+        stopping.setattr(paths, "whole", stop_after_the_first_epoch)
         fit(data, checkpoint, epochs=3)
     resumed = fit(data, checkpoint, epochs=3)
     assert all(torch.equal(undisturbed.weights[name], resumed.weights[name]) for name in undisturbed.weights)
     assert undisturbed.history.equals(resumed.history)
 
 
-class Hostile:
-    """Unpickled by an unwary reader, it leaves a file."""
-
-    def __init__(self, sign):
-        self.sign = sign
-
-    def __reduce__(self):
-        return (open, (str(self.sign), "w"))
-
-
-@pytest.mark.parametrize("packed", ["pickle", "zip"])
-def test_a_hostile_checkpoint_is_refused_and_runs_no_code(data, tmp_path, packed):
-    checkpoint, sign = tmp_path / "key" / "checkpoint.pt", tmp_path / "sign"
-    checkpoint.parent.mkdir()
-    content = {"identity": {}, "history": Hostile(sign)}
-    torch.save(content, checkpoint) if packed == "zip" else checkpoint.write_bytes(pickle.dumps(content))
-    before = checkpoint.read_bytes()
-    with pytest.raises(ValueError, match=r"^checkpoint.pt of run key is damaged or no checkpoint: remove it"):
-        fit(data, checkpoint)
-    assert not sign.exists() and checkpoint.read_bytes() == before
-    torch.load(checkpoint, weights_only=False) if packed == "zip" else pickle.loads(before)
-    assert sign.exists()  # it would have
-
-
-def test_hostile_initial_weights_are_refused_and_run_no_code(data, tmp_path):
-    weights, sign = tmp_path / "weights.safetensors", tmp_path / "sign"
-    torch.save({"0.weight": Hostile(sign)}, weights)
-    with pytest.raises(ValueError, match=r"initial_weights = 'weights.safetensors' does not fit resnet34"):
-        fit(data, initial_weights=str(weights))
-    assert not sign.exists()
-
-
-def test_a_damaged_checkpoint_is_refused(data, tmp_path):
-    checkpoint = tmp_path / "checkpoint.pt"
-    fit(data, checkpoint)
-    whole = checkpoint.read_bytes()
-    with zipfile.ZipFile(checkpoint) as archive:
-        weights = max(archive.infolist(), key=lambda entry: entry.file_size)
-    within = whole.index(weights.filename.encode()) + 200
-    flipped = whole[:within] + bytes([whole[within] ^ 1]) + whole[within + 1 :]
-    for content in (b"", whole[:100], whole[: len(whole) // 2], flipped, b"junk"):
-        checkpoint.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no checkpoint: remove it to train from the start"):
-            fit(data, checkpoint)
-
-
-def test_a_checkpoint_of_another_training_is_refused_by_what_differs(data, tmp_path, monkeypatch):
-    checkpoint = tmp_path / "checkpoint.pt"
-    fit(data, checkpoint)
-    for settings, said in (({"seed": 7}, "seed = 0, not 7"), ({"model": "densenet"}, "model = resnet34, not densenet")):
-        with pytest.raises(ValueError, match=rf"belongs to another training \({said}\)"):
-            fit(data, checkpoint, **settings)
-    with pytest.raises(ValueError, match=r"another training \(dataset = toy-0, not toy-1\)"):
-        fit(dataclasses.replace(data, hash="toy-1"), checkpoint)
-    monkeypatch.setattr(train, "CHECKPOINT_FORMAT", 0)
-    with pytest.raises(ValueError, match=r"another training \(checkpoint format = 1, not 0\)"):
-        fit(data, checkpoint)
-
-
-def test_a_checkpoint_whose_network_does_not_fit_is_refused(data, tmp_path):
-    checkpoint = tmp_path / "checkpoint.pt"
-    fit(data, checkpoint)
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save(content | {"network": {"other": torch.zeros(2)}}, checkpoint)
-    with pytest.raises(ValueError, match=r"^checkpoint.pt of run .* does not fit the network \(Error.*\): move"):
-        fit(data, checkpoint)
-
-
 def test_a_setting_says_how_often_checkpoints_are_saved_and_changes_nothing_else(data, tmp_path, monkeypatch):
-    saved = []
-    save = train._save
-    monkeypatch.setattr(train, "_save", lambda *given: saved.append(len(given[1]["history"])) or save(*given))
+    saved, save = [], checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *given: saved.append(len(given[2]["history"])) or save(*given))
     every = fit(data, tmp_path / "checkpoint.pt", epochs=5)
     assert saved == [1, 2, 3, 4, 5]
     saved.clear()
@@ -229,6 +156,13 @@ def test_what_needs_a_validation_part_is_refused_without_one(home):
             fit(data, **settings)
 
 
+def test_a_threshold_rule_is_refused_before_training_where_the_validation_part_has_one_class(data, monkeypatch):
+    data.labels[data.part("validation")] = 0
+    monkeypatch.setattr(train, "_epoch", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(ValueError, match="validation part; that of dataset 'toy' has 0 positive and 6 negative"):
+        fit(data, threshold="youden")
+
+
 def test_a_loss_that_is_not_a_number_is_named_with_epoch_and_step(data):
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d+: try a learning rate below"):
         fit(data, learning_rate=1e38)
@@ -244,7 +178,7 @@ def test_the_epochs_before_the_loss_stopped_being_a_number_are_kept(data, tmp_pa
     monkeypatch.setattr(train.losses, "balanced_loss", breaks_in_the_second_epoch)
     with pytest.raises(FloatingPointError, match="epoch 2, step 2: try a learning rate below"):
         fit(data, checkpoint)
-    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
+    assert len(torch.load(checkpoint, weights_only=True)["done"]["history"]) == 1
 
 
 def test_a_loss_that_is_not_a_number_on_the_testing_set_is_named(data, monkeypatch):

@@ -60,30 +60,28 @@ class DenseNet(nn.Module):
             self.stem = nn.Sequential(
                 nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)
             )
-        self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
+        self.parts = nn.ModuleList()
         for block in range(blocks):
-            self.blocks.append(
+            self.parts.append(
                 nn.ModuleList(layer(width + place * growth_rate, growth_rate, bottleneck) for place in range(layers))
             )
             width += layers * growth_rate
             if block < blocks - 1:
                 reduced = int(width * reduction)
-                self.transitions.append(
-                    nn.Sequential(
-                        nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, reduced, 1, bias=False), nn.AvgPool2d(2)
-                    )
-                )
+                conv = nn.Conv2d(width, reduced, 1, bias=False)
+                self.parts.append(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), conv, nn.AvgPool2d(2)))
                 width = reduced
         self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(width, 2)
 
     def forward(self, x):
         x = self.stem(x)
-        for place, block in enumerate(self.blocks):
-            for layer in block:
-                x = torch.cat([x, layer(x)], dim=1)
-            if place < len(self.transitions):
-                x = self.transitions[place](x)
+        for part in self.parts:
+            if isinstance(part, nn.ModuleList):
+                for layer in part:
+                    x = torch.cat([x, layer(x)], dim=1)
+            else:
+                x = part(x)
         return self.classifier(self.last(x))
 
 

@@ -1,0 +1,67 @@
+"""Networks on disk: a checkpoint to go on from, and weights. Neither can run code, and neither is taken for another."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pneumo_nb import paths
+
+FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
+
+
+def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Save what a training has done, whole or not at all; `identity` holds all that tells it from other trainings.
+
+    `identity` and `done` hold tensors, numbers, text, lists and dicts only.
+    """
+    state = {"identity": {"format": FORMAT} | identity, "done": done}
+    content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
+    torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
+    with paths.whole(path) as file:
+        file.write_bytes(content.getbuffer())
+
+
+def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
+    """Give network and optimiser the state of a checkpoint and return what was done; {} where there is no checkpoint.
+
+    A ValueError refuses a file that is damaged or belongs to another training. It is left as it is: since checkpoints
+    appear whole or not at all, it is a sign of trouble, and what it holds may be wanted.
+    """
+    if path is None or not path.is_file():
+        return {}
+    name = f"{path.name} of run {path.parent.name}"
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the check sums
+            intact = archive.testzip() is None
+        saved = torch.load(path, weights_only=True, map_location="cpu") if intact else {}
+        theirs = dict(saved["identity"])
+    except Exception:  # zipfile, torch and pickle raise many kinds
+        raise ValueError(f"{name} is damaged or no checkpoint: remove it to train from the start") from None
+    ours = {"format": FORMAT} | identity
+    differing = [f"{key} = {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value]
+    if differing:
+        raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
+    try:
+        net.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        return dict(saved["done"])
+    except Exception as error:
+        raise ValueError(f"{name} does not fit the network ({_in_one_line(error)}): move it away") from None
+
+
+def load_weights(net: nn.Module, path: Path, name: str, model: str) -> None:
+    """Fill a network from a safetensors file; a ValueError says why `name` does not fit."""
+    try:
+        net.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
+        raise ValueError(f"{name} does not fit {model}: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """The beginning of what torch has to say: it names every tensor that does not fit."""
+    words = " ".join(str(error).split())
+    return words if len(words) < 160 else f"{words[:160]} ..."
