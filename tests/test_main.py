@@ -21,7 +21,7 @@ def said(capsys, *arguments):
         (("reproduce", "--dataset", "nih"), "no prepared dataset 'nih'"),
         (("reproduce", "-p", "EPOHCS", "2"), "no parameter EPOHCS; the parameters are"),
         (("reproduce", "-p", "EPOCHS", "many"), "epochs = 'many'"),
-        (("reproduce", "-p", "PATIENTS", "3"), "patients = '3'"),
+        (("reproduce", "-p", "PATIENTS", "3"), "patients = 3"),
         (("reproduce", "-p", "POSITIVES", "500"), "positives"),
         (("reproduce", "-p", "LOSS", "balanced"), "eq7_literal"),
         (("reproduce", "--seeds", "0,x"), "seeds = '0,x'"),
