@@ -65,7 +65,7 @@ def fit(
     images = len(training)
     with (
         _deterministic(settings.deterministic),
-        speed.precision(settings.precision),
+        speed.arithmetic(settings, device),
         tqdm(
             desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
             total=settings.epochs * images,
