@@ -70,7 +70,7 @@ def fit(
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
-        speed.precision(settings.precision),
+        speed.arithmetic(settings, device),
         tqdm(
             desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
             total=settings.epochs * images,

@@ -144,9 +144,23 @@ def test_what_the_machine_cannot_do_is_refused_by_name(data, monkeypatch):
 def test_the_precision_of_a_gpu_is_set_and_put_back(name):
     places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [place.fp32_precision for place in places]
-    with speed.precision(name):
+    with speed.arithmetic(TrainSettings.of(precision=name), torch.device("cuda")):
         assert {place.fp32_precision for place in places} == {"tf32" if name == "tf32" else "ieee"}
     assert [place.fp32_precision for place in places] == before
+
+
+def test_small_feature_maps_are_worked_on_by_one_thread_and_the_threads_are_put_back(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    small = TrainSettings.of(model="densenet", image_size=96, stem="7x7", batch_size=4)
+    large, resnet34 = small.varied(stem="3x3"), small.varied(model="resnet34")
+    assert [speed.threads(each, CPU) for each in (small, large, resnet34)] == [1, 2, 2]
+    assert speed.threads(small, torch.device("cuda")) == 2
+    monkeypatch.undo()
+    with pytest.raises(KeyError), speed.arithmetic(small, CPU):
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow

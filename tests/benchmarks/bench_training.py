@@ -3,16 +3,15 @@
     python -m tests.benchmarks.bench_training --at smoke            two CPU cores, minutes
     python -m tests.benchmarks.bench_training --at paper --device cuda
 
-Each network is trained by `pneumo_nb.train.fit` and by `reference.py`, each in a process of its own, which take turns
-epoch by epoch; medians of the epochs are told. An epoch is one pass over the training set and one evaluation of the
-testing set. `floor s` is what an epoch's arithmetic and bytes take at the rates that this run measures on this machine
-with matrix products and copies, the larger of the two: no program with these numbers of bits can be faster. Writes
-outputs/bench/training-NAME.csv and .md.
+Each network is trained as `pneumo_nb.train.fit` does it and by `reference.py`, each in a process of its own, which
+take turns epoch by epoch; medians of the epochs are told. An epoch is one pass over the training set and one evaluation
+of the testing set. `floor s` is what an epoch's arithmetic and bytes take at the rates that this run measures on this
+machine with matrix products, convolutions and copies, the larger of the two. Writes outputs/bench/training-NAME.csv
+and .md.
 """
 
 import argparse
 import multiprocessing
-import os
 import platform
 import re
 import statistics
@@ -20,8 +19,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else the process whose turn it is not would burn a core
 
 import numpy as np
 import pandas as pd
@@ -66,11 +63,15 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
     def epoch() -> None:
-        with train._deterministic(settings.deterministic), speed.precision(settings.precision):
+        with train._deterministic(settings.deterministic), speed.arithmetic(settings, device):
             train._epoch(settings, net, optimiser, feed, training, 1, tqdm(disable=True))
             train._evaluate(settings, net, feed, testing, "test")
 
-    return Bench(epoch, lambda: train.predict(net, feed, everything))
+    def predict() -> None:
+        with speed.arithmetic(settings, device):
+            train.predict(net, feed, everything)
+
+    return Bench(epoch, predict)
 
 
 def theirs(settings: TrainSettings, name: str, device: torch.device, workers: int) -> Bench:
