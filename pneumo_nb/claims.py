@@ -32,6 +32,13 @@ def paired(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def pairs(trained: dict[str, Sequence[runs.Run]], reference: str) -> pd.DataFrame:
+    """`paired` of the reference with every other column, one below the other; the index names pair and seed."""
+    others = {f"{reference} to {name}": column for name, column in trained.items() if name != reference}
+    found = [paired(trained[reference], column).assign(pair=pair) for pair, column in others.items()]
+    return pd.concat(found).set_index(["pair", "seed"]) if found else pd.DataFrame()
+
+
 def difference(before: Sequence[runs.Run], after: Sequence[runs.Run], metric: str) -> comparisons.Difference:
     """Mean difference of accuracy, recall or specificity over the seeds, with a bootstrap over patients and seeds.
 
@@ -61,12 +68,13 @@ def difference(before: Sequence[runs.Run], after: Sequence[runs.Run], metric: st
 
 def differences(trained: dict[str, Sequence[runs.Run]], reference: str) -> pd.DataFrame:
     """Every column minus the reference: columns label, panel (the metric), value, low, high, p, for a forest plot."""
-    return pd.DataFrame(
+    rows = [
         {"label": f"{name} - {reference}", "panel": metric} | difference(trained[reference], column, metric)._asdict()
         for name, column in trained.items()
         if name != reference
         for metric in ("accuracy", "recall", "specificity")
-    )
+    ]
+    return pd.DataFrame(rows, columns=["label", "panel", *comparisons.Difference._fields])
 
 
 def on(dataset_hash: str) -> pd.DataFrame:

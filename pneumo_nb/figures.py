@@ -1,6 +1,8 @@
 """Every plot of the notebooks: plain data in, a matplotlib Figure out."""
 
 from collections.abc import Sequence
+from itertools import cycle
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -88,7 +90,7 @@ def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     one. Testing is drawn solid, training dashed.
     """
     figure, panels = _panels(len(histories), 2, (10, 3.3 * len(histories)))
-    letters = iter("abcdefgh")
+    letters = cycle(ascii_lowercase)
     for row, (heading, seeds) in zip(panels, histories.items(), strict=True):
         for panel, names in zip(row, (("loss", "accuracy"), ("precision", "recall", "f1")), strict=True):
             for colour, name in zip(PALETTE, names, strict=False):
@@ -139,7 +141,7 @@ def effective_weights(readings: pd.DataFrame) -> Figure:
 def _colours(groups: Sequence[str]) -> dict[str, tuple]:
     """A colour for each group in the order of appearance; the group "paper" has the paper's."""
     names = list(dict.fromkeys(groups))
-    others = iter([colour for colour in PALETTE if colour != PAPER_COLOUR])
+    others = cycle([colour for colour in PALETTE if colour != PAPER_COLOUR])
     return {name: PAPER_COLOUR if name == "paper" else next(others) for name in names}
 
 
@@ -166,6 +168,11 @@ def intervals(rows: pd.DataFrame, xlabel: str = "", at: float | None = None) -> 
     `rows` has the columns label, value, low, high, and may have group (a colour) and panel (side by side). Rows with
     one label lie close together. `at` draws a line, such as 0 for no difference. NaN is written out as undefined.
     """
+    if rows.empty:
+        figure, ((axes,),) = _panels(1, 1, (4, 0.6))
+        axes.text(0, 0.5, "nothing to compare: there is one column only")
+        axes.axis("off")
+        return figure
     rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
     labels, names, colours = (
         list(dict.fromkeys(rows["label"])),
@@ -251,7 +258,7 @@ def roc_and_precision_recall(
                 color=colour,
                 label=f"{name}: {short} {median:.3f}" if median == median else f"{name}: {short} undefined",
             )
-    for (name, counts), marker in zip((points or {}).items(), "o^sDvP*X", strict=False):
+    for (name, counts), marker in zip((points or {}).items(), cycle("o^sDvP*X"), strict=False):
         left.plot(1 - counts.specificity, counts.recall, marker, color=PAPER_COLOUR, label=name)
         right.plot(counts.recall, counts.precision, marker, color=PAPER_COLOUR, label=name)
     left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumo_nb import claims, comparisons, metrics, paper, paths, runs
+from pneumo_nb import claims, comparisons, figures, metrics, paper, paths, runs
 from pneumo_nb.settings import TrainSettings
 
 LABELS = np.array([1] * 20 + [0] * 60)
@@ -107,6 +107,9 @@ def test_every_column_is_set_against_the_reference(home):
         "b": [stored(right(2), scale_factor=5)],
         "c": [stored(right(4), scale_factor=3)],
     }
+    pairs = claims.pairs(trained, "a")
+    assert pairs.index.tolist() == [("a to b", 0), ("a to c", 0)]
+    assert pairs["only_after"].tolist() == [2, 0]
     rows = claims.differences(trained, "a")
     assert rows["label"].tolist() == ["b - a"] * 3 + ["c - a"] * 3
     assert rows.loc[3:, "value"].tolist() == [0, 0, 0]
@@ -155,6 +158,12 @@ def test_claims_on_resnet34_and_on_densenets_are_adjusted_together_but_not_those
     again = claims.on("toy")
     assert len(again) == 2 * len(alone)
     assert again[again["protocol"].isin(alone["protocol"])].reset_index(drop=True).equals(alone)
+
+
+def test_a_single_column_has_nothing_to_be_compared_with(home):
+    trained = {"a": [stored(right(4), scale_factor=1)]}
+    assert claims.pairs(trained, "a").empty and claims.differences(trained, "a").empty
+    assert figures.intervals(claims.differences(trained, "a"), "difference", at=0).axes
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(1, 10))

@@ -44,6 +44,18 @@ def test_figure_7_has_two_panels_for_each_scale_factor_and_a_line_for_each_seed(
     assert "testing recall" in [text.get_text() for text in rest.get_legend().get_texts()]
 
 
+def test_any_number_of_columns_can_be_drawn():
+    names = [f"column {place}" for place in range(30)]
+    panels = drawn(figures.figure_7({name: [history()] for name in names[:6]})).axes
+    assert [panel.get_title()[:3] for panel in panels] == [f"({letter})" for letter in "abcdefghijkl"]
+    rows = pd.DataFrame({"label": names, "group": names, "value": 0.5, "low": 0.4, "high": 0.6})
+    (axes,) = drawn(figures.intervals(rows)).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == names
+    points = {name: metrics.Counts(1, 2, 3, 4) for name in names}
+    left, _ = drawn(figures.roc_and_precision_recall({"one": [([0, 1], [0.2, 0.8])]}, points)).axes
+    assert [text.get_text() for text in left.get_legend().get_texts()][1:] == names
+
+
 def test_beside_the_paper_draws_every_seed_and_leaves_undefined_values_out():
     row = {f"{name}{end}": 0.5 for name in figures.METRICS for end in ("", "_low", "_high")}
     rows = pd.DataFrame(
