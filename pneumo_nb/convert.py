@@ -25,6 +25,8 @@ INTERPOLATION = {
 # what it was; a quarter for opacities, of which the smallest are hardly larger than a prepared pixel and would vanish.
 COVERED = {"lungs": 0.5, "opacities": 0.25}
 
+LOADED = [__name__, "pydicom.pixels"]  # before the first file is read
+
 
 @dataclass(frozen=True)
 class Job:
@@ -165,12 +167,12 @@ def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
     """Each task with what `convert` returns for it, as they end; one that ends its process is rejected too."""
-    for task, outcome in guarded.outcomes(partial(convert, job), tasks, workers):
+    for task, outcome in guarded.outcomes(partial(convert, job), tasks, workers, imports=LOADED):
         yield task, {"reason": outcome.reason} if isinstance(outcome, guarded.Lost) else outcome
 
 
 def keep_examples(job: Job, tasks: Iterable[Task]) -> None:
     """`keep_example` for each task; ValueError if a source file can no longer be read."""
-    for _, kept in guarded.outcomes(partial(keep_example, job), tasks, workers=1):
+    for _, kept in guarded.outcomes(partial(keep_example, job), tasks, 1, imports=LOADED):
         if kept is not True:
             raise ValueError("a source file has changed while it was prepared: run the same command again")

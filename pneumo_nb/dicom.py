@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+CUT_DELIMITER = re.compile(rb"\xfe\xff\xdd\xe0\0{0,3}\Z")  # of the encoded pixels, with less than its four zeros
 SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
 LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
 
@@ -71,8 +72,9 @@ def read(source: str | Path | bytes, voi: bool = True, bits: int = 8) -> tuple[n
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
 
-        header = dcmread(BytesIO(source) if isinstance(source, bytes) else source)
-        if not header:  # what pydicom makes of a file that ends within an element
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        header = dcmread(BytesIO(content))
+        if not header or CUT_DELIMITER.search(content, len(content) - 7):  # pydicom minds neither
             raise Rejected("it is cut short, or holds no elements")
     with _guarded("its header breaks the DICOM standard"):
         _refuse_other_objects(header)

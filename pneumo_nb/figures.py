@@ -66,6 +66,17 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     return figure
 
 
+def mosaic(tiles: np.ndarray, columns: int = 20) -> Figure:
+    """Many small radiographs, (images, side, side) of uint8, edge to edge in rows from the top left."""
+    rows, side = max(1, -(-len(tiles) // columns)), tiles.shape[1]
+    sheet = np.full((rows * columns, side, side), 255, np.uint8)
+    sheet[: len(tiles)] = tiles
+    sheet = sheet.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
+    figure, ((axes,),) = _panels(1, 1, (8, 8 * rows / columns))
+    radiograph(axes, sheet)
+    return figure
+
+
 def figure_4(layers: int) -> Figure:
     """Figure 4: a dense block of that many layers; an arc from each feature map to every layer behind it."""
     figure, ((axes,),) = _panels(1, 1, (1.3 * (layers + 1), 2.9))

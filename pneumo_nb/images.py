@@ -23,11 +23,11 @@ def load(path: Path) -> tuple[str, bytes]:
             raise Rejected("it is a link or not a regular file")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
-            start = file.read(132)
-            kind = _kind(start)
+            kind = _kind(file.read(132))
             if os.fstat(handle).st_size > LARGEST_FILE:
                 raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
-            return kind, start + file.read(LARGEST_FILE)
+            file.seek(0)
+            return kind, file.read(LARGEST_FILE)
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
 
@@ -82,6 +82,23 @@ def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
     if not done:
         raise ValueError(f"a {picture.shape[1]} x {picture.shape[0]} picture cannot be encoded as {form}")
     return content.tobytes()
+
+
+def tile(path: Path, side: int) -> np.ndarray:
+    """A prepared image shrunk to (side, side) of uint8, to be seen among many."""
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return _to_bits(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), 8)
+
+
+def unusual(tiles: np.ndarray) -> np.ndarray:
+    """How unlike the others each of the (images, side, side) tiles looks: (images,), about 1 for an ordinary one.
+
+    At 16 x 16 places, how far the grey is from the median of all tiles, in units of how far it typically is; then the
+    mean over the places. One grey level is added to the unit, so that places that never change do not decide.
+    """
+    grey = np.stack([cv2.resize(one, (16, 16), interpolation=cv2.INTER_AREA) for one in tiles]).astype(np.float32)
+    distance = np.abs(grey - np.median(grey, axis=0))
+    return (distance / (np.median(distance, axis=0) + 1)).mean(axis=(1, 2))
 
 
 def _to_bits(picture: np.ndarray, bits: int) -> np.ndarray:

@@ -123,14 +123,15 @@ def read_dataset(name: str) -> tuple[Any, dict]:
 
 def summary(dataset: dict) -> str:
     """The counts of a dataset.json in a few lines: found, accepted, rejected by reason, the parts, and what leaks."""
-    counts = dataset["counts"]
+    counts, used = dataset["counts"], dataset["settings"]["split"]
     lines = [f"{counts['found']} files found: {counts['accepted']} accepted, {counts['rejected']} rejected"]
     lines += [f"  {number} rejected: {reason}" for reason, number in counts["reasons"].items()]
     for part, by_label in counts["parts"].items():
         shown = ", ".join(f"{number} {_class(label)}" for label, number in by_label.items())
         lines.append(f"{part}: {sum(by_label.values())} images, {shown}")
     if counts["duplicates"]:
-        lines.append(f"{counts['duplicates']} images show the same picture as another one")
+        where = f"; {dataset['overlap_of_pictures']} pictures are in training and in testing" * (used == "given")
+        lines.append(f"{counts['duplicates']} images show the same picture as another one{where}")
     if counts["uids_of_two_pictures"]:
         lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
     if "test" in counts["parts"]:
@@ -158,7 +159,8 @@ def _labels_path(source: Path, labels: str | Path | None) -> Path | None:
 def _check_split(rows: dict | None, settings: PrepareSettings) -> None:
     """Refuse classes that are too small before the work; files rejected later may still make them so."""
     if rows and settings.split != "given":
-        split([row.label for row in rows.values()], [row.patient or file for file, row in rows.items()], settings)
+        groups = [(settings.split == "patient" and row.patient) or file for file, row in rows.items()]
+        split([row.label for row in rows.values()], groups, settings)
     if rows is None and settings.split == "given":
         raise ValueError("split=given needs a labels CSV with a column split")
 
@@ -264,6 +266,7 @@ def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: J
         "settings": job.settings.model_dump(),
         "counts": _counts(columns, len(files), reasons),
         "overlap": overlap(columns),
+        "overlap_of_pictures": overlap(columns, "sha256"),
         "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
         "known": {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")},
         "examples": _keep_examples(job, files, columns),
@@ -290,6 +293,8 @@ def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settin
     found = columns["label"]
     if len(set(found)) < 2:
         raise ValueError(f"all accepted radiographs have label {found[0]}: both classes are needed")
+    if settings.split == "paper":
+        return split(found, columns["sha256"], settings)
     return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
 
 

@@ -6,15 +6,16 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 
-def split(labels: Sequence[str], patients: Sequence[Hashable], settings) -> list[str]:
-    """'train', 'test' or 'validation' for each image, from its label ('0' or '1') and its patient.
+def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[str]:
+    """'train', 'test' or 'validation' for each image, from its label ('0' or '1') and the group it must stay with.
+
+    A group is a patient, or for split `paper` a picture, so that only exact duplicates stay together.
 
     `settings` has split, test_fraction, validation_fraction and split_seed (settings.PrepareSettings). The testing
-    set gets floor(test_fraction x n) images of each class of n images: 112 and 28 of the paper's 564 and 142. `paper`
-    draws single images; `patient` draws whole patients, as near to these numbers as whole patients allow. The
-    validation part is drawn from what is left in the same manner. ValueError: a class has too few images.
+    set gets floor(test_fraction x n) images of each class of n images (112 and 28 of the paper's 564 and 142), or as
+    near to these numbers as whole groups allow. The validation part is drawn from what is left in the same manner.
+    ValueError: a class has too few images.
     """
-    groups = list(range(len(labels))) if settings.split == "paper" else list(patients)
     chance = np.random.default_rng(settings.split_seed)
     parts = np.full(len(labels), "train", dtype=object)
     for part, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
@@ -67,12 +68,12 @@ def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[str]:
     return [top("patient " + patient) for patient in patients]
 
 
-def overlap(manifest) -> int:
+def overlap(manifest, column: str = "patient_id") -> int:
     """How many patients of the testing set have images in the training set or the validation part too.
 
-    `manifest` is a DataFrame, or a dict of columns, with patient_id and split.
+    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead.
     """
     sides: dict[str, set] = {}
-    for patient, part in zip(manifest["patient_id"], manifest["split"], strict=True):
-        sides.setdefault(patient, set()).add(part)
+    for name, part in zip(manifest[column], manifest["split"], strict=True):
+        sides.setdefault(name, set()).add(part)
     return sum("test" in parts and len(parts - {"test", "none"}) > 0 for parts in sides.values())

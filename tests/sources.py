@@ -4,10 +4,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from openjpeg.utils import encode_array
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian as Deflated
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+ENCODINGS = [RLELossless, JPEG2000Lossless, JPEGLSLossless, ExplicitVRBigEndian, Deflated]
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
 
 
@@ -48,6 +52,21 @@ def lut(entries: np.ndarray, bits: int, first=0) -> Sequence:
     item.LUTData = entries.astype("<u2").tobytes()
     item["LUTData"].VR = "OW"
     return Sequence([item])
+
+
+def encode(header: Dataset, syntax: str) -> Dataset:
+    """Hold the 12-bit pixels in another transfer syntax without loss."""
+    values = np.frombuffer(header.PixelData, "<u2").reshape(header.Rows, header.Columns)
+    if syntax in (RLELossless, JPEGLSLossless):
+        header.compress(syntax)
+        return header
+    if syntax == JPEG2000Lossless:
+        header.PixelData = encapsulate([encode_array(values, bits_stored=12, photometric_interpretation=2)])
+        header["PixelData"].is_undefined_length = True
+    elif syntax == ExplicitVRBigEndian:
+        header.PixelData = values.astype(">u2").tobytes()
+    header.file_meta.TransferSyntaxUID = syntax
+    return header
 
 
 def save(header: Dataset, path: Path) -> Path:

@@ -1,5 +1,6 @@
 import zlib
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -135,15 +136,30 @@ def test_every_task_has_an_outcome_and_few_are_ever_waiting(tmp_path):
     assert sorted(done) == sorted(f"r-{number}" for number in range(12))
 
 
-def test_a_bomb_is_rejected_before_it_fills_the_memory(tmp_path):
+def bomb(path: Path, size: int) -> Path:
+    """A small deflated DICOM file that swells to `size` bytes."""
     header = radiograph(stored_values())
     header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    path = save(header, tmp_path / "a.dcm")
-    uid = path.read_bytes().index(DeflatedExplicitVRLittleEndian.encode())
+    content = save(header, path).read_bytes()
+    end = content.index(DeflatedExplicitVRLittleEndian.encode()) + len(DeflatedExplicitVRLittleEndian)
     press = zlib.compressobj(1, wbits=-15)
-    bomb = b"".join(press.compress(bytes(10**7)) for _ in range(40)) + press.flush()
-    path.write_bytes(path.read_bytes()[: uid + len(DeflatedExplicitVRLittleEndian)] + bomb)
-    assert path.stat().st_size < 4_000_000
+    swelling = b"".join(press.compress(bytes(10**7)) for _ in range(size // 10**7)) + press.flush()
+    path.write_bytes(content[:end] + swelling)
+    assert path.stat().st_size < size / 100
+    return path
+
+
+def test_a_bomb_is_rejected_before_it_fills_the_memory(tmp_path):
+    bomb(tmp_path / "a.dcm", 400_000_000)
     convert_it, limits = partial(convert, job(tmp_path)), guarded.Limits(memory=300_000_000)
     ((_, lost),) = guarded.outcomes(convert_it, [Task("a.dcm", "r-1", Row())], 1, limits)
     assert lost == guarded.Lost("reading it took more than 0.3 GB of memory")
+
+
+@pytest.mark.slow
+def test_a_bomb_costs_itself_only(tmp_path):
+    bomb(tmp_path / "a.dcm", 3_000_000_000)
+    save_picture(tmp_path / "b.png", picture())
+    tasks = [Task(file, file, Row()) for file in ("a.dcm", "b.png")]
+    found = {task.file: outcome for task, outcome in convert_all(job(tmp_path), tasks, workers=1)}
+    assert found["a.dcm"] == {"reason": "reading it took more than 1.5 GB of memory"} and "sha256" in found["b.png"]

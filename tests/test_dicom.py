@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian as Deflated
-from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
-from sources import lut, radiograph, save, stored_values
+from pydicom.uid import JPEG2000Lossless
+from sources import ENCODINGS, encode, lut, radiograph, save, stored_values
 
 from pneumo_nb import dicom
 
@@ -110,20 +108,7 @@ def test_bits_beside_the_stored_ones_do_not_show(tmp_path):
     assert np.array_equal(plain, overlay) and np.array_equal(plain, high)
 
 
-def encode(header, syntax):
-    values = np.frombuffer(header.PixelData, "<u2").reshape(header.Rows, header.Columns)
-    if syntax in (RLELossless, JPEGLSLossless):
-        header.compress(syntax)
-        return
-    if syntax == JPEG2000Lossless:
-        header.PixelData = encapsulate([encode_array(values, bits_stored=12, photometric_interpretation=2)])
-        header["PixelData"].is_undefined_length = True
-    elif syntax == ExplicitVRBigEndian:
-        header.PixelData = values.astype(">u2").tobytes()
-    header.file_meta.TransferSyntaxUID = syntax
-
-
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless, ExplicitVRBigEndian, Deflated])
+@pytest.mark.parametrize("syntax", ENCODINGS)
 def test_lossless_encodings_of_one_picture_give_one_picture(tmp_path, syntax):
     header = radiograph(stored_values())
     plain, _ = dicom.read(save(header, tmp_path / "a.dcm"))

@@ -79,6 +79,12 @@ def test_contact_sheet_shows_every_image_with_its_title():
     assert [panel.get_title() for panel in panels if panel.images] == [f"r{i}" for i in range(7)]
 
 
+def test_mosaic_puts_tiles_side_by_side_from_the_top_left():
+    tiles = np.stack([np.full((4, 4), grey, np.uint8) for grey in range(7)])
+    sheet = drawn(figures.mosaic(tiles, columns=3)).axes[0].images[0].get_array()
+    assert sheet[::4, ::4].tolist() == [[0, 1, 2], [3, 4, 5], [6, 255, 255]] and sheet.shape == (12, 12)
+
+
 def test_effective_weights_are_written_at_their_bars():
     axes = drawn(figures.effective_weights(pd.DataFrame({"reading": ["a", "b"], "ratio": [1.0, 5.0]}))).axes[0]
     assert {"1.00", "5.00"} <= {text.get_text() for text in axes.texts}

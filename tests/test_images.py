@@ -101,3 +101,25 @@ def test_what_is_written_holds_pixels_only():
     assert len(images.encode(image, "jpg", 95)) > len(images.encode(image, "jpg", 50))
     for marker in (b"Exif", b"JFIF comment", b"http", b"tEXt"):
         assert marker not in images.encode(image, "jpg") + images.encode(image, "png")
+
+
+def test_a_picture_unlike_the_others_is_ranked_first():
+    random = np.random.default_rng(0)
+    chests = np.zeros((60, 48, 48), np.uint8)
+    for chest in chests:
+        chest[:8], chest[8:36], chest[36:] = random.integers((5, 140, 220), (40, 200, 255))  # neck, chest, belly
+        left, top = random.integers(6, 10, 2)  # of the lungs
+        chest[top : top + 28, left : left + 12] = chest[top : top + 28, left + 18 : left + 30] = random.integers(20, 60)
+    cat = np.zeros((48, 48), np.uint8)
+    cv2.circle(cat, (24, 24), 18, 200, -1)
+    for stranger in (cat, 255 - chests[0], chests[0][::-1], np.rot90(chests[0]), random.integers(0, 256, (48, 48))):
+        tiles = np.insert(chests, 17, stranger.astype(np.uint8), axis=0)
+        assert images.unusual(tiles).argmax() == 17
+    assert 0.5 < np.median(images.unusual(chests)) < 1.5
+    assert (images.unusual(chests[:1]) == 0).all()
+
+
+def test_a_tile_is_eight_bits_whatever_the_image(tmp_path):
+    eight = images.tile(save_picture(tmp_path / "a.png", picture(shape=(90, 70))), 48)
+    sixteen = images.tile(save_picture(tmp_path / "b.png", picture(shape=(90, 70), dtype=np.uint16)), 48)
+    assert eight.shape == sixteen.shape == (48, 48) and eight.dtype == sixteen.dtype == np.uint8

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from disks import filled, read_only
-from pydicom.uid import JPEGLSLossless, RLELossless
-from sources import folder_of_pictures, picture, radiograph, save, save_picture, stored_values
+from pydicom.uid import RLELossless
+from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import labels as source_labels
 from pneumo_nb import paths
@@ -101,14 +101,13 @@ def test_bad_files_change_nothing_for_the_good(home, tmp_path):
 
 @pytest.fixture(scope="module")
 def mostly_bad(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of DICOM radiographs, and one in which they lie among broken ones: cut short, or with flipped bytes."""
+    """A folder of DICOM radiographs, and one in which they lie among such that are cut short."""
     folder, random = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
-    for number in range(6):
+    for number, syntax in enumerate(ENCODINGS):
         path = save(radiograph(stored_values(seed=number), PatientID=f"P{number}"), folder / f"good/g{number}.dcm")
-        encoded = radiograph(stored_values(seed=number))
-        encoded.compress([RLELossless, JPEGLSLossless][number % 2])
+        encoded = encode(radiograph(stored_values(seed=number)), syntax)
         for content in (path.read_bytes(), save(encoded, folder / "encoded.dcm").read_bytes()):
-            for end in random.integers(0, len(content) - 2, 15):
+            for end in [*random.integers(0, len(content), 15), *range(len(content) - 9, len(content) - 1)]:
                 path = folder / f"bad/cut/{number}-{len(content)}-{end}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content[:end])
@@ -121,7 +120,7 @@ def test_files_cut_short_are_all_rejected_and_change_nothing_for_the_good(home, 
     assert good.pop("rejects.csv").count(b"\n") == 1
     assert bad.pop("rejects.csv").count(b"\n") == 1 + sum(path.is_file() for path in mostly_bad[1].rglob("cut/*"))
     counts = bad["dataset.json"]["counts"]
-    assert counts["accepted"] == 6 and counts["found"] == counts["accepted"] + counts["rejected"]
+    assert counts["accepted"] == len(ENCODINGS) and counts["found"] == counts["accepted"] + counts["rejected"]
     assert {**good, "dataset.json": 0} == {**bad, "dataset.json": 0}
 
 
@@ -254,6 +253,25 @@ def test_a_patient_and_a_picture_are_never_on_both_sides(home, tmp_path):
     assert len(sources) == 25 and (sides == 1).all()
     assert manifest.groupby("patient_id")["split"].nunique().max() == 1
     assert "15 images show the same picture as another one" in summary(dataset)
+
+
+@pytest.mark.parametrize("way,on_both_sides", [("patient", 0), ("paper", 0), ("given", 2)])
+def test_exact_duplicates_are_on_both_sides_only_if_told_so(home, tmp_path, way, on_both_sides):
+    source = folder_of_pictures(tmp_path / "source", 20, 20)
+    parts = ["train" if number % 4 else "test" for number in range(40)]
+    for number in range(1, 20, 2):  # other patients, and other files of the same pixels
+        save_picture(source / f"{number:03}.png", picture(number - 1))
+    for number in range(4, 20, 4):
+        parts[number + 1] = "test" if number > 8 else "train"
+    parts[1] = "test"
+    table = pd.read_csv(source / "labels.csv", dtype=str).assign(split=parts)
+    table.to_csv(source / "labels.csv", index=False)
+    quiet(source, split=way)
+    manifest, dataset = read_dataset("x")
+    assert dataset["counts"]["duplicates"] == 10 and dataset["overlap_of_pictures"] == on_both_sides
+    assert (manifest.groupby("sha256")["split"].nunique() > 1).sum() == on_both_sides
+    told = f"; {on_both_sides} pictures are in training and in testing" if way == "given" else ""
+    assert f"10 images show the same picture as another one{told}\n" in summary(dataset)
 
 
 def test_the_papers_split_says_how_many_patients_leak(home, tmp_path):

@@ -60,7 +60,7 @@ def test_a_split_by_patient_leaks_nobody_and_comes_near_the_fraction(patients, s
 @budget(max_examples=40, deadline=None)
 def test_a_split_by_image_takes_the_floor_of_each_class(negatives, positives, seed):
     labels = ["0"] * negatives + ["1"] * positives
-    parts = split(labels, ["same"] * len(labels), PrepareSettings(split="paper", split_seed=seed))
+    parts = split(labels, range(len(labels)), PrepareSettings(split="paper", split_seed=seed))
     for label, count in (("0", negatives), ("1", positives)):
         assert sum(p == "test" and a == label for p, a in zip(parts, labels, strict=True)) == count // 5
 
@@ -103,3 +103,4 @@ def test_overlap_counts_test_patients_seen_in_training_or_validation():
     parts = ["test", "train", "test", "validation", "test", "test", "train"]
     manifest = {"patient_id": list("aabbccd"), "split": parts}
     assert overlap(manifest) == 2
+    assert overlap({"sha256": list("aabcdef"), "split": parts}, "sha256") == 1
