@@ -5,7 +5,7 @@ import ctypes
 import math
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,24 +17,27 @@ from torch.utils._pytree import tree_leaves
 from pneumo_nb.settings import TrainSettings
 
 GIB = 2**30
-CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container or a cluster's job how much it may use
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def refuse_too_large(settings: TrainSettings, net: nn.Module, device: torch.device, evaluated: int) -> None:
+def refuse_too_large(
+    settings: TrainSettings, net: nn.Module, device: torch.device, trained: int, evaluated: int
+) -> None:
     """Stop before the first epoch if a training cannot fit into the memory that is free now.
 
     `net` and the dataset have their place already; what is to come are Adam's two moments, gradients and feature maps,
-    while training or while evaluating `evaluated` images at once. A MemoryError says what to lower, and by how much; a
-    ValueError that the network cannot train at this image size and batch size at all.
+    while training on `trained` images at once or evaluating `evaluated`. A MemoryError says what to lower, and by how
+    much; a ValueError that the network cannot train at this image size and batch size at all.
     """
     moments = 2 * sum(weight.nbytes for weight in net.parameters())
-    training = _dry_run(settings, net, settings.batch_size, training=True)
+    training = _dry_run(settings, net, trained, training=True)
     evaluating = _dry_run(settings, net, evaluated, training=False)
     room = free(device) - moments
     if max(training, evaluating) <= room:
         return
     where = "on the GPU" if device.type == "cuda" else "in memory"
-    lower = _lower(settings, room / training, room / evaluating)
+    batch_size = int(trained * room / training) if room >= evaluating else 0
+    lower = _lower(batch_size, settings.image_size, room / max(training, evaluating))
     raise MemoryError(
         f"{settings.model} at image_size = {settings.image_size} and batch_size = {settings.batch_size} needs about"
         f" {(moments + max(training, evaluating)) / GIB:.1f} GiB more; {free(device) / GIB:.1f} GiB are free {where}:"
@@ -60,11 +63,18 @@ def free(device: torch.device) -> int:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:  # glibc may keep what earlier runs freed
         trim(0)
-    try:
-        share = int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no such share, or the word "max"
-        return psutil.virtual_memory().available
-    return min(share, psutil.virtual_memory().available)
+    return min([psutil.virtual_memory().available, *_shares()])
+
+
+def _shares() -> Iterator[int]:
+    """Bytes left of what a container, or a cluster's job, may use: of this process's control group and those around."""
+    with suppress(OSError):  # not Linux
+        own = CGROUPS / OWN_CGROUP.read_text().splitlines()[-1].rpartition(":/")[2]
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError, KeyError):  # not limited: no file, or the word "max"
+                most, now = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                held = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield most - now + int(held["active_file"]) + int(held["inactive_file"])  # files are let go in need
 
 
 @contextmanager
@@ -127,13 +137,9 @@ class _Alive(TorchDispatchMode):
         self.now -= size
 
 
-def _lower(settings: TrainSettings, training: float, evaluating: float) -> str:
-    """The largest batch size and image size that fit, given the share of the feature maps that does."""
-    ways = []
-    batch_size, scale = int(settings.batch_size * training), math.sqrt(max(0.0, min(training, evaluating)))
-    image_size = int(settings.image_size * scale) // 16 * 16
-    if batch_size >= 1 and evaluating >= 1:
-        ways.append(f"batch_size = {batch_size}")
-    if image_size >= 16:
-        ways.append(f"image_size = {image_size}")
-    return " or ".join(ways) or "neither fewer images a batch nor smaller ones"
+def _lower(batch_size: int, image_size: int, share: float) -> str:
+    """What would fit: this batch size, or images of which the feature maps take this share of what was asked for."""
+    image_size = int(image_size * math.sqrt(max(0.0, share))) // 16 * 16
+    ways = {"batch_size": batch_size} if batch_size >= 1 else {}
+    ways |= {"image_size": image_size} if image_size >= 16 else {}
+    return " or ".join(f"{name} = {value}" for name, value in ways.items()) or "neither fewer nor smaller images"

@@ -66,7 +66,8 @@ def fit(
     done = done or {"history": [], "weights": {}, "seconds": 0.0}
     training = data.part("train")
     images = len(training)
-    memory.refuse_too_large(settings, net, device, min(EVALUATION_BATCH, len(data.labels)))
+    at_once = min(settings.batch_size, images), min(EVALUATION_BATCH, len(data.labels))
+    memory.refuse_too_large(settings, net, device, *at_once)
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),

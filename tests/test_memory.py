@@ -54,14 +54,14 @@ def test_what_cannot_fit_is_refused_with_settings_that_would(monkeypatch):
     with pytest.raises(
         MemoryError, match=r"image_size = 64 and batch_size = 64 needs about .* GiB are free"
     ) as refused:
-        memory.refuse_too_large(wanted, net, CPU, evaluated=16)
+        memory.refuse_too_large(wanted, net, CPU, 64, 16)
     for name, value in re.findall(r"(batch_size|image_size) = (\d+)", str(refused.value))[2:]:
         fits = wanted.varied(**{name: value})
         assert getattr(fits, name) < getattr(wanted, name)
-        memory.refuse_too_large(fits, net, CPU, evaluated=16)
+        memory.refuse_too_large(fits, net, CPU, fits.batch_size, 16)
     monkeypatch.setattr(memory, "free", lambda device: 1000)
-    with pytest.raises(MemoryError, match="neither fewer images a batch nor smaller ones would fit"):
-        memory.refuse_too_large(wanted, net, CPU, evaluated=16)
+    with pytest.raises(MemoryError, match="neither fewer nor smaller images would fit"):
+        memory.refuse_too_large(wanted, net, CPU, 64, 16)
 
 
 def test_a_dataset_that_cannot_be_held_is_refused_before_it_is_read(home, monkeypatch):
@@ -72,14 +72,20 @@ def test_a_dataset_that_cannot_be_held_is_refused_before_it_is_read(home, monkey
     assert dataset.load(name, 100).images.shape == (24, 1, 100, 100)
 
 
-def test_a_containers_share_counts_where_it_is_smaller(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+def test_the_smallest_share_of_the_containers_around_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
     assert memory.free(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("300\n")
-    assert memory.free(CPU) > 10**6
-    (tmp_path / "memory.max").write_text("1300\n")
+    job, step = tmp_path / "slurm" / "job", tmp_path / "slurm" / "job" / "step"
+    step.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/slurm/job/step\n")
+    for folder, most in ((step, "max"), (job, "1300"), (tmp_path, str(10**15))):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text("400\n")
+        (folder / "memory.stat").write_text("anon 300\nactive_file 60\ninactive_file 40\n")
     assert memory.free(CPU) == 1000
+    (job / "memory.max").write_text("max\n")
+    assert memory.free(CPU) > 10**6
 
 
 @pytest.mark.parametrize(

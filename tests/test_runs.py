@@ -194,12 +194,13 @@ def training(epochs):
 
 
 def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, home):
-    epochs = 400
+    epochs = 60
     run_key = runs.key(settings(epochs=epochs), data.hash)
     owner, follower = training(epochs), None
     try:
         while not (paths.runs(run_key) / "checkpoint.pt").is_file() and owner.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.001)
+        owner.send_signal(signal.SIGSTOP)  # it keeps the lock, however long the other takes to start
         follower = training(epochs)
         assert follower.stderr.readline() == f"another process is busy with run {run_key}: waiting until it is done\n"
         assert follower.poll() is None and owner.poll() is None
