@@ -4,7 +4,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 	$$p -c '$(SUITABLE)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: setup reproduce test lab lock clean
+.PHONY: setup reproduce test lab bench lock clean
 
 reproduce: setup  ## the main job on the built-in phantom; ends with outputs/report/index.html
 	$(BIN)/python -m pneumo_nb reproduce
@@ -17,6 +17,9 @@ test: setup  ## every check: style, unit tests, the whole road, the notebooks ag
 
 lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: setup  ## training beside the reference recipe; with DEVICE=cuda at the paper's size on a GPU
+	$(BIN)/python -m tests.benchmarks.bench_training --at $(if $(filter cuda,$(DEVICE)),paper,smoke) --device $(or $(DEVICE),cpu)
 
 setup: .venv/ready
 
@@ -32,4 +35,4 @@ lock:  ## pin again after a change of dependencies; needs uv
 		--generate-hashes --quiet --output-file requirements.lock
 
 clean:  ## remove what the project made, but not the environment; data/raw holds only phantoms
-	rm -rf data/raw data/prepared outputs/runs outputs/executed outputs/report
+	rm -rf data/raw data/prepared data/suspected_text outputs/runs outputs/executed outputs/report
