@@ -7,7 +7,6 @@ from functools import partial
 from math import gcd
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,6 +37,8 @@ def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 
 
 def resnet34(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
     """Figure 3: a 7x7 stem, 3 + 4 + 6 + 3 residual blocks of 64, 128, 256 and 512 channels, a 2-category head."""
+    import torchvision  # takes as long to import as torch itself, and DenseNets do without
+
     net = torchvision.models.resnet34(num_classes=2, norm_layer=NORM_LAYERS[norm_layer])
     if channels != 3:
         net.conv1 = nn.Conv2d(channels, STEM_WIDTH, kernel_size=7, stride=2, padding=3, bias=False)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from pneumo_nb import checkpoints, dataset, metrics, models, paper, paths, speed, train
+from pneumo_nb import checkpoints, dataset, metrics, models, paper, paths, train
 from pneumo_nb.settings import TrainSettings, digest
 
 FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
@@ -152,7 +152,7 @@ def _store(folder: Path, settings, data, trained: train.Trained, on: torch.devic
         "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
         "test_auc": metrics.auc(on_test["label"].astype(int).tolist(), on_test["probability"].tolist()),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
-        "threads": speed.threads(settings, on),
+        "threads": torch.get_num_threads(),
         "seconds": round(trained.seconds, 3),
         "images_per_second": round(images / trained.seconds, 3),
         "peak_memory_mib": round(trained.peak_memory_mib, 1),

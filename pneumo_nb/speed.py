@@ -1,4 +1,4 @@
-"""How a training uses the machine: memory, threads, precision and compilation, in one place behind the network."""
+"""How a training uses the machine: memory, precision and compilation, in one place behind the network."""
 
 import ctypes
 import shutil
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pneumo_nb.settings import TrainSettings
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of mallopt(3)
-SMALL = 4096  # pixels of a batch in the first dense block; at 2304, the notebooks', one thread beats two
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -35,29 +34,20 @@ def keep_memory() -> None:
         tell(TRIM_THRESHOLD, -1)
 
 
-def threads(settings: TrainSettings, device: torch.device) -> int:
-    """One for a DenseNet of small feature maps, which cost more to share out than it brings; else all of torch's."""
-    side = settings.image_size // (4 if settings.stem == "7x7" else 1)
-    small = settings.model == "densenet" and settings.batch_size * side**2 <= SMALL
-    return 1 if small and device.type == "cpu" else torch.get_num_threads()
-
-
 @contextmanager
-def arithmetic(settings: TrainSettings, device: torch.device) -> Iterator[None]:
-    """Set threads and precision for a training, and put torch's own back afterwards.
+def precision(name: str) -> Iterator[None]:
+    """How a GPU multiplies float32 numbers: all their bits, or with `tf32` 10 of the 23 after the point.
 
-    `float32` keeps all bits when a GPU multiplies, `tf32` 10 of the 23 after the point; torch alone would use TF32 in
-    convolutions and nowhere else. For `bf16` see `forward`.
+    torch alone would use TF32 in convolutions and nowhere else; its setting is put back afterwards. For `bf16` see
+    `forward`.
     """
     places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before, threads_before = [place.fp32_precision for place in places], torch.get_num_threads()
+    before = [place.fp32_precision for place in places]
     for place in places:
-        place.fp32_precision = "tf32" if settings.precision == "tf32" else "ieee"
-    torch.set_num_threads(threads(settings, device))
+        place.fp32_precision = "tf32" if name == "tf32" else "ieee"
     try:
         yield
     finally:
-        torch.set_num_threads(threads_before)
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
 

@@ -71,7 +71,7 @@ def fit(
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
-        speed.arithmetic(settings, device),
+        speed.precision(settings.precision),
         tqdm(
             desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
             total=settings.epochs * images,

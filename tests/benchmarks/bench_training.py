@@ -63,12 +63,12 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
     def epoch() -> None:
-        with train._deterministic(settings.deterministic), speed.arithmetic(settings, device):
+        with train._deterministic(settings.deterministic), speed.precision(settings.precision):
             train._epoch(settings, net, optimiser, feed, training, 1, tqdm(disable=True))
             train._evaluate(settings, net, feed, testing, "test")
 
     def predict() -> None:
-        with speed.arithmetic(settings, device):
+        with speed.precision(settings.precision):
             train.predict(net, feed, everything)
 
     return Bench(epoch, predict)
