@@ -1,41 +1,30 @@
 """A folder of radiographs -> a prepared dataset: rendered, de-identified, equalised, downsized and split (Section 2.1).
 
-What is copied is on a list: pixels, the columns of MANIFEST, and counts. Names become keyed pseudonyms.
+What is copied is on a list: pixels, the columns of manifest.MANIFEST, and counts. Names become keyed pseudonyms.
 """
 
-import csv
 import hashlib
 import hmac
 import json
 import os
 import re
 import shutil
-import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import compress
 from pathlib import Path
-from typing import Any
 
 from pneumo_nb import labels as source_labels
-from pneumo_nb import paths, phantom_files, pseudonyms
+from pneumo_nb import manifest, paths, phantom_files, pseudonyms
 from pneumo_nb.convert import Job, Task, convert_all, equalise, keep_examples, refine
 from pneumo_nb.journal import Journal
 from pneumo_nb.layouts import Layout
+from pneumo_nb.manifest import read_dataset, summary
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
-from pneumo_nb.splits import leak_groups, overlap, split
+from pneumo_nb.splits import overlap, split
 
 __all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine", "split", "summary"]
 
-FORMAT = 2  # of the prepared folder; another number makes every dataset be prepared anew
-MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
-MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
-MANIFEST += ["acquired", "suspected_text", "source_sha256", "sha256"]
-COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part", "acquired"]
-REJECTS = ["file", "position", "reason"]
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
 
@@ -105,7 +94,7 @@ def check(
     job = Job(source, None, settings, pseudonyms.key(make=False))
     with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
         _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
-        return _outcome(job, files, rows, journal)[1]
+        return manifest.outcome(journal, files, rows, settings)[1]
 
 
 def phantom(
@@ -129,39 +118,6 @@ def phantom(
     return prepare(source, None, name, settings, progress)
 
 
-def read_dataset(name: str) -> tuple[Any, dict]:
-    """Manifest (a DataFrame, labels as text) and dataset.json of a prepared dataset; ValueError names what there is."""
-    import pandas as pd
-
-    folder = paths.finished(name)
-    as_text = {"label": str, "stage": str, "view": str, "photometric": str}
-    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=as_text)
-    manifest["spacing_mm"] = pd.to_numeric(manifest["spacing_mm"], errors="coerce")
-    return manifest, json.loads((folder / "dataset.json").read_text())
-
-
-def summary(dataset: dict) -> str:
-    """The counts of a dataset.json in a few lines: found, accepted, rejected by reason, the parts, and what leaks."""
-    counts, used = dataset["counts"], dataset["settings"]["split"]
-    lines = [f"{counts['found']} files found: {counts['accepted']} accepted, {counts['rejected']} rejected"]
-    lines += [f"  {number} rejected: {reason}" for reason, number in counts["reasons"].items()]
-    for part, by_label in counts["parts"].items():
-        shown = ", ".join(f"{number} {_class(label)}" for label, number in by_label.items())
-        lines.append(f"{part}: {sum(by_label.values())} images, {shown}")
-    if counts["duplicates"]:
-        where = f"; {dataset['overlap_of_pictures']} pictures are in training and in testing" * (used == "given")
-        lines.append(f"{counts['duplicates']} images show the same picture as another one{where}")
-    if counts["uids_of_two_pictures"]:
-        lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
-    if counts.get("suspected_text"):
-        where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
-        lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
-    if "test" in counts["parts"]:
-        leaked, patients = dataset["overlap"], counts["test_patients"]
-        lines.append(f"{leaked} of the {patients} patients of the test part are also in training")
-    return "\n".join(lines)
-
-
 def _look_through(
     source: Path, labels: str | Path | None, settings: PrepareSettings, layout: Layout | None
 ) -> tuple[list[str], dict[str, source_labels.Row] | None]:
@@ -182,10 +138,6 @@ def _look_through(
         raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
     _check_split(rows, settings)
     return files, rows
-
-
-def _class(label: str) -> str:
-    return {"0": "negative", "1": "positive"}.get(label, "unlabelled")
 
 
 def _check(name: str, workers: int | None) -> None:
@@ -235,7 +187,7 @@ def _clear(folder: Path, keep: Path | None) -> None:
 
 def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: list[str], rows: dict) -> str:
     """One keyed hash of all that goes in, files by name, size and time: equal inputs are not prepared twice."""
-    state = hmac.new(key, f"{FORMAT} {settings.digest()} ".encode(), "sha256")
+    state = hmac.new(key, f"{manifest.FORMAT} {settings.digest()} ".encode(), "sha256")
     for pair in sorted(rows.items(), key=lambda pair: pair[0]):
         state.update(repr(pair).encode("utf-8", "surrogateescape"))
     masks = [mask for row in rows.values() for mask in row.masks().values()]
@@ -291,111 +243,13 @@ def _is_whole(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
-def _outcome(job: Job, files: list[str], rows: dict | None, journal: Journal) -> tuple[dict[str, list], dict]:
-    """Split the accepted images; returns columns of the manifest, and what dataset.json tells of them."""
-    reasons = Counter(entry["reason"] for entry in journal if "reason" in entry)
-    reasons = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
-    columns = _columns(entry for entry in journal if "reason" not in entry)
-    if not columns["label"]:
-        shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
-        raise ValueError(f"none of the {len(files)} files became an image ({shown})")
-    columns["split"] = _parts(columns, [files[p - 1] for p in columns["position"]], rows, job.settings)
-    known = {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")}
-    text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in journal)}
-    return columns, {
-        "settings": job.settings.model_dump(),
-        "counts": _counts(columns, len(files), reasons) | text,
-        "overlap": overlap(columns),
-        "overlap_of_pictures": overlap(columns, "sha256"),
-        "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
-        "known": known | {"acquired": sum(value != "" for value in columns["acquired"])},
-    }
-
-
 def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
-    """Split, and write manifest.csv, rejects.csv, examples/ and dataset.json."""
-    columns, told = _outcome(job, files, rows, journal)
-    parts = iter(columns["split"])
-    accepted = (entry | {"split": next(parts)} for entry in journal if "reason" not in entry)
-    manifest_sha256 = _write_csv(job.folder / "manifest.csv", MANIFEST, accepted)
-    _write_csv(job.folder / "rejects.csv", REJECTS, (entry for entry in journal if "reason" in entry))
-    content = {
-        "format": FORMAT,
-        "name": name,
-        **told,
-        "examples": _keep_examples(job, files, columns),
-        "hash": hashlib.sha256(f"{manifest_sha256} {job.settings.digest()}".encode()).hexdigest(),
-        "fingerprint": fingerprint,
-    }
-    (job.folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep the crops of suspected text."""
+    columns, told = manifest.outcome(journal, files, rows, job.settings)
+    told = {"format": manifest.FORMAT, "name": name} | told
+    told |= {"examples": _keep_examples(job, files, columns), "fingerprint": fingerprint}
+    manifest.write(job.folder, journal, columns, told)
     _keep_suspects(job, {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")})
-
-
-def _keep_suspects(job: Job, wanted: set[str]) -> None:
-    """Remove crops that an earlier preparing left, and the folder if it is empty."""
-    for crop in job.suspects.glob("*.png"):
-        if crop.stem not in wanted:
-            crop.unlink()
-    if not wanted:
-        job.suspects.rmdir()
-
-
-def _columns(accepted: Iterable[dict]) -> dict[str, list]:
-    """What splitting and counting need to know of all images at once; the rest stays on disk."""
-    columns: dict[str, list] = {column: [] for column in COUNTED}
-    for entry in accepted:
-        for column, values in columns.items():
-            values.append(sys.intern(entry[column]) if isinstance(entry[column], str) else entry[column])
-    return columns
-
-
-def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settings: PrepareSettings) -> list[str]:
-    if rows is None:
-        return ["none"] * len(files)
-    if settings.split == "given":
-        return [rows[file].split for file in files]
-    found = columns["label"]
-    if len(set(found)) < 2:
-        raise ValueError(f"all accepted radiographs have label {found[0]}: both classes are needed")
-    if settings.split == "paper":
-        return split(found, columns["sha256"], settings)
-    return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
-
-
-def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> dict:
-    parts: dict[str, dict[str, int]] = {}
-    for (part, label), number in sorted(Counter(zip(columns["split"], columns["label"], strict=True)).items()):
-        parts.setdefault(part, {})[label] = number
-    accepted, in_test = len(columns["label"]), [part == "test" for part in columns["split"]]
-    return {
-        "found": found,
-        "accepted": accepted,
-        "rejected": found - accepted,
-        "reasons": reasons,
-        "parts": parts,
-        "patients": len(set(columns["patient_id"])),
-        "test_patients": len(set(compress(columns["patient_id"], in_test))),
-        "duplicates": accepted - len(set(columns["sha256"])),
-        "duplicates_with_two_labels": _ambiguous(columns["sha256"], columns["label"]),
-        "uids_of_two_pictures": _ambiguous(columns["uid"], columns["sha256"]),
-        "body_part_guessed": columns["body_part"].count("guessed"),
-    }
-
-
-def _ambiguous(names: Iterable[str], values: Iterable[str]) -> int:
-    """How many names come with more than one value; no name ('') does not count."""
-    pairs = {pair for pair in zip(names, values, strict=True) if pair[0]}
-    return sum(number > 1 for number in Counter(name for name, _ in pairs).values())
-
-
-def _write_csv(path: Path, columns: list[str], rows: Iterable[dict]) -> str:
-    """Write a table; returns the SHA-256 of the file."""
-    with path.open("w", newline="", encoding="ascii") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list[str]:
@@ -407,3 +261,12 @@ def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list
         tasks.append(Task(file, columns["image_id"][first], source_labels.Row()))
     keep_examples(job, tasks)
     return [task.image_id for task in tasks]
+
+
+def _keep_suspects(job: Job, wanted: set[str]) -> None:
+    """Remove crops that an earlier preparing left, and the folder if it is empty."""
+    for crop in job.suspects.glob("*.png"):
+        if crop.stem not in wanted:
+            crop.unlink()
+    if not wanted:
+        job.suspects.rmdir()

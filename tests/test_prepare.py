@@ -23,7 +23,8 @@ from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, 
 from pneumo_nb import labels as source_labels
 from pneumo_nb import paths, phantom
 from pneumo_nb.journal import Journal
-from pneumo_nb.prepare import MANIFEST, check, prepare, read_dataset, refine, summary
+from pneumo_nb.manifest import MANIFEST
+from pneumo_nb.prepare import check, prepare, read_dataset, refine, summary
 from pneumo_nb.settings import PrepareSettings
 
 
