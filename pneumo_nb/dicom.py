@@ -244,7 +244,7 @@ def _refuse_undecodable(header: Any, facts: dict) -> None:
 
 
 def _stored_patterns(header: Any) -> np.ndarray:
-    """The stored bits of each pixel as an unsigned number below 2 ** BitsStored, (height, width)."""
+    """Each pixel as an unsigned number, (height, width), whose lowest BitsStored bits are the stored ones."""
     from pydicom.pixels import pixel_array
 
     pixels = pixel_array(header, correct_unused_bits=False)
@@ -255,7 +255,7 @@ def _stored_patterns(header: Any) -> np.ndarray:
     unused_below = int(header.get("HighBit", bits - 1)) + 1 - bits
     if unused_below > 0 and not header.file_meta.TransferSyntaxUID.is_encapsulated:
         pixels = pixels >> unused_below
-    return pixels if bits == 8 * pixels.itemsize else pixels & ((1 << bits) - 1)
+    return pixels
 
 
 def _grey_of_patterns(header: Any, voi: bool) -> tuple[np.ndarray, str]:
@@ -333,10 +333,8 @@ def _to_integers(grey: np.ndarray, inverse: bool, bits: int) -> np.ndarray:
 
 
 def _look_up(levels: np.ndarray, patterns: np.ndarray) -> np.ndarray:
-    """levels[patterns], at a fifth of the time."""
-    whole = np.zeros(256 if patterns.dtype == np.uint8 else 65536, levels.dtype)
-    whole[: len(levels)] = levels
-    return cv2.LUT(patterns, whole)
+    """The level of each pattern by its lowest bits, as many as `levels` is long for; those above repeat the table."""
+    return cv2.LUT(patterns, np.resize(levels, 256 if patterns.dtype == np.uint8 else 65536))
 
 
 def _text(header: Any, keyword: str) -> str:

@@ -24,10 +24,11 @@ def load(path: Path) -> tuple[str, bytes]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
             kind = _kind(file.read(132))
-            if os.fstat(handle).st_size > LARGEST_FILE:
+            size = os.fstat(handle).st_size
+            if size > LARGEST_FILE:
                 raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
             file.seek(0)
-            return kind, file.read(LARGEST_FILE)
+            return kind, file.read(size)
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
 
