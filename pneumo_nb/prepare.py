@@ -110,7 +110,7 @@ def phantom(
     source = paths.raw(f"phantom-{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}")
     with (
         _alone(source),
-        tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False) as bar,
+        tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False, delay=1) as bar,
     ):
         _clear(source, None)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
