@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,6 @@ import pytest
 import torch
 import toy
 from benchmarks import reference
-from conftest import REPOSITORY
 
 from pneumo_nb import dataset, losses, metrics, models, speed, train
 from pneumo_nb.settings import TrainSettings
@@ -165,7 +165,12 @@ def test_a_compiled_training_loses_what_a_plain_one_loses(data, monkeypatch):
 @pytest.mark.slow
 def test_the_benchmark_writes_its_table(home):
     command = [sys.executable, "-m", "tests.benchmarks.bench_training", "--networks", "ResNet34"]
-    subprocess.run([*command, "--radiographs", "20", "--epochs", "1"], cwd=REPOSITORY, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--radiographs", "20", "--epochs", "1"],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+    )
     table = pd.read_csv(home / "outputs" / "bench" / "training-smoke-cpu-float32.csv")
     assert table["network"].tolist() == ["ResNet34"] and (table["floor s"] < table["epoch s"]).all()
     assert (table[["images/s", "ratio", "predicted/s"]] > 0).all(axis=None)
