@@ -23,6 +23,9 @@ UID = "2.25.731799115304862."  # and every UID with this
 DATES = re.compile(rb"18(\d\d)[-/.]?([01]\d)[-/.]?([0-3]\d)(?!\d)")
 TIMES = re.compile(rb"39:?27\.(\d{6})(?!\d)")
 NUMBERS = re.compile(rb"1739(\d{6})(?!\d)")
+# Eight digits come up by chance within the decimals of a probability, and within pseudonyms and checksums.
+HEXADECIMAL_LETTERS = {letter.encode() for letter in "abcdef"}
+INSIDE_A_NUMBER = {digit.encode() for digit in "0123456789."} | HEXADECIMAL_LETTERS
 BASE64 = re.compile(rb"[A-Za-z0-9+/]{12,}")
 
 # Table E.1-1 of PS3.15, by its tags; those with a mask stand for the repeating groups of curves and overlays.
@@ -106,7 +109,9 @@ def _plain(content: bytes, planted: Planted) -> set[str]:
     for shape, start in ((DATES, "18"), (TIMES, ""), (NUMBERS, "1739")):
         for match in shape.finditer(narrow):
             value = start + b"".join(match.groups()).decode()
-            if value in planted.numeric and (shape is TIMES or not narrow[match.start() - 1 : match.start()].isdigit()):
+            before, after = narrow[match.start() - 1 : match.start()], narrow[match.end() : match.end() + 1]
+            by_chance = before in INSIDE_A_NUMBER or after in HEXADECIMAL_LETTERS
+            if value in planted.numeric and (shape is TIMES or not by_chance):
                 found.add(value)
     return found
 
