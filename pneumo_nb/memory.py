@@ -3,6 +3,9 @@
 import copy
 import ctypes
 import math
+import re
+import resource
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from pneumo_nb.settings import TrainSettings
 
 GIB = 2**30
+STATUS = Path("/proc/self/status")
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -64,6 +68,17 @@ def free(device: torch.device) -> int:
     if trim:  # glibc may keep what earlier runs freed
         trim(0)
     return min([psutil.virtual_memory().available, *_shares()])
+
+
+def peak_mib(device: torch.device) -> float:
+    """Most memory so far, in MiB: allocated on the GPU, or resident of this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    told = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()) if STATUS.is_file() else None
+    if told:  # Linux, where getrusage tells a process that has just begun the peak of the one that started it
+        return int(told[1]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _shares() -> Iterator[int]:

@@ -2,8 +2,6 @@
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +55,7 @@ def fit(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
-    net = _network(settings).to(device)
+    net = speed.in_place(_network(settings)).to(device)
     optimiser = torch.optim.Adam(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -104,7 +102,7 @@ def fit(
         epoch_reported=_reported(settings, done["history"]),
         threshold=_threshold(settings, data, probabilities),
         seconds=done["seconds"],
-        peak_memory_mib=_peak_memory_mib(device),
+        peak_memory_mib=memory.peak_mib(device),
     )
 
 
@@ -194,13 +192,6 @@ def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray
         return settings.threshold
     chosen_on = data.part("validation")
     return choose_threshold(data.labels.numpy()[chosen_on], probabilities[chosen_on], settings.threshold)
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:

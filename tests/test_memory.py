@@ -1,11 +1,13 @@
 import re
+import subprocess
+import sys
 
 import psutil
 import pytest
 import torch
 import toy
 
-from pneumo_nb import dataset, memory, models, train
+from pneumo_nb import dataset, memory, models, speed, train
 from pneumo_nb.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -14,7 +16,7 @@ SMALL = {"model": "densenet", "depth": 13, "blocks": 2, "bottleneck": False, "im
 
 def network(**settings):
     wanted = TrainSettings.of(**(SMALL | settings))
-    return wanted, models.build(**wanted.architecture())
+    return wanted, speed.in_place(models.build(**wanted.architecture()))
 
 
 def estimate(**settings):
@@ -86,6 +88,19 @@ def test_the_smallest_share_of_the_containers_around_counts(tmp_path, monkeypatc
     assert memory.free(CPU) == 1000
     (job / "memory.max").write_text("max\n")
     assert memory.free(CPU) > 10**6
+
+
+@pytest.mark.skipif(not memory.STATUS.is_file(), reason="/proc is Linux's")
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it():
+    idle, code = (
+        memory.peak_mib(CPU),
+        "import torch; from pneumo_nb import memory; print(memory.peak_mib(torch.device('cpu')))",
+    )
+    held = bytearray(b"x" * 2**30)
+    young = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 50 < float(young.stdout) < len(held) / 2**20 < memory.peak_mib(CPU)
+    del held
+    assert memory.peak_mib(CPU) > idle + 500
 
 
 @pytest.mark.parametrize(

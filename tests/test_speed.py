@@ -99,6 +99,18 @@ def test_a_densenet_is_laid_out_for_the_cpu_and_gives_what_plain_layout_gives():
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("network", [{"depth": 13}, {"depth": 13, "bottleneck": False}, {"norm_layer": "group"}])
+def test_activations_in_place_change_no_number(network):
+    results = []
+    for prepare in (speed.in_place, lambda net: net):
+        net = prepare(models.build("densenet", drop_rate=0.2, seed=1, **network)).train()
+        torch.manual_seed(2)
+        logits = net(torch.rand(2, 3, 32, 32))
+        logits.square().sum().backward()
+        results.append([logits, *(weight.grad for weight in net.parameters()), *net.buffers()])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_an_interrupted_densenet_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
     settings = TrainSettings.of(**DENSENET, image_size=32, epochs=2, batch_size=8, drop_rate=0.1)
     undisturbed = train.fit(settings, data, CPU, progress=False)

@@ -13,11 +13,9 @@ and .md.
 import argparse
 import multiprocessing
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pneumo_nb import dataset, models, paths, prepare, runs, speed, train
+from pneumo_nb import dataset, memory, models, paths, prepare, runs, speed, train
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, TrainSettings
 from tests.benchmarks import reference
 
@@ -58,7 +56,7 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     speed.refuse_unfit(settings, device)
     speed.keep_memory()
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
-    net = models.build(**settings.architecture(), seed=settings.seed).to(device)
+    net = speed.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, fused=True)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
@@ -99,22 +97,13 @@ def theirs(settings: TrainSettings, name: str, device: torch.device, workers: in
 
 def work(make, settings: TrainSettings, name: str, device: torch.device, workers: int, line) -> None:
     """In a process of its own: do what is asked for, and answer with the seconds, the CPU seconds and the memory."""
-    idle = _peak_mib(torch.device("cpu"))
+    idle = memory.peak_mib(torch.device("cpu"))
     bench = make(settings, name, device, workers)
     while task := line.recv():
         start, cpu = time.perf_counter(), time.process_time()
         getattr(bench, task)()  # ends with numbers on the CPU, so that a GPU has finished too
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        line.send((seconds, cpu, _peak_mib(device) - (idle if device.type == "cpu" else 0)))
-
-
-def _peak_mib(device: torch.device) -> float:
-    """Most memory so far: allocated on the GPU, or resident of this process alone, which Linux tells (else NaN)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    told = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    return int(told[1]) / 2**10 if told else float("nan")
+        line.send((seconds, cpu, memory.peak_mib(device) - (idle if device.type == "cpu" else 0)))
 
 
 def take_turns(settings: TrainSettings, name: str, device: torch.device, workers: int, repeats: int) -> list[dict]:
