@@ -70,22 +70,14 @@ def fit(
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
         speed.precision(settings.precision),
-        tqdm(
-            desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
-            total=settings.epochs * images,
-            initial=len(done["history"]) * images,
-            unit="image",
-            disable=not progress,
-            leave=False,
-        ) as bar,
+        _bar(settings, images, len(done["history"]), progress) as bar,
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
             start = time.perf_counter()
             row = {"epoch": epoch} | _epoch(settings, net, optimiser, feed, training, epoch, bar)
             for split in ("validation", "test"):
                 if len(data.part(split)):
-                    row |= _evaluate(settings, net, feed, data.part(split), split)
-                    _refuse_not_a_number(row[f"{split}_loss"], f"on the {split} part after epoch {epoch}", settings)
+                    row |= _evaluate(settings, net, feed, data.part(split), split, epoch)
             done["history"].append(row)
             if _reported(settings, done["history"]) == epoch:
                 done["weights"] = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
@@ -128,6 +120,17 @@ def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.
     return np.split(order, cuts)
 
 
+def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
+    return tqdm(
+        desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
+        total=settings.epochs * images,
+        initial=epochs_done * images,
+        unit="image",
+        disable=not shown,
+        leave=False,
+    )
+
+
 def _epoch(settings, net, optimiser, feed, training, epoch, bar) -> dict[str, float]:
     """One pass over the training set; loss and metrics are those met on the way, as in Figure 7."""
     net.train()
@@ -159,10 +162,11 @@ def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> No
         )
 
 
-def _evaluate(settings, net, feed, positions, split) -> dict[str, float]:
+def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
     logits, labels = _logits(net, feed, positions), feed.labels(positions).cpu()
-    loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor)
-    return _row(split, logits, labels, loss.item(), settings)
+    loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor).item()
+    _refuse_not_a_number(loss, f"on the {split} part after epoch {epoch}", settings)
+    return _row(split, logits, labels, loss, settings)
 
 
 def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:

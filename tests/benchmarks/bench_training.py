@@ -63,7 +63,7 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     def epoch() -> None:
         with train._deterministic(settings.deterministic), speed.precision(settings.precision):
             train._epoch(settings, net, optimiser, feed, training, 1, tqdm(disable=True))
-            train._evaluate(settings, net, feed, testing, "test")
+            train._evaluate(settings, net, feed, testing, "test", 1)
 
     def predict() -> None:
         with speed.precision(settings.precision):

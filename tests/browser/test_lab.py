@@ -96,17 +96,23 @@ def move(page, seen):
     assert page.locator(".widget-readout").inner_text() == str(channel + 1)
 
 
-def test_the_channel_slider_moves_the_picture_and_another_layer_is_computed(page, lab):
-    page.goto(lab("small.ipynb"))
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.wait_for_function("window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel", timeout=60_000)
-    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+def moved_twice(page):
+    """The channel slider's handle, and the pictures that the first two presses of the right arrow lead through."""
     handle = page.locator(".widget-slider .noUi-handle")
     handle.wait_for(timeout=120_000)
     seen = [picture(page)]
     handle.focus()
     move(page, seen)
     move(page, seen)
+    return handle, seen
+
+
+def test_the_channel_slider_moves_the_picture_and_another_layer_is_computed(page, lab):
+    page.goto(lab("small.ipynb"))
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_function("window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel", timeout=60_000)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    handle, seen = moved_twice(page)
     choose(page, "layer", "features.dense1")
     seen.append(picture(page, seen))
     handle.focus()
@@ -121,12 +127,7 @@ def test_the_channel_slider_moves_the_picture_and_another_layer_is_computed(page
 
 def test_the_committed_notebook_moves_as_it_was_saved(page, lab):
     page.goto(lab("committed.ipynb"))
-    handle = page.locator(".widget-slider .noUi-handle")
-    handle.wait_for(timeout=120_000)
-    seen = [picture(page)]
-    handle.focus()
-    move(page, seen)
-    move(page, seen)
+    _, seen = moved_twice(page)
     (_, _, third, fourth) = page.locator(".widget-dropdown select").nth(2).locator("option").all_inner_texts()[:4]
     for radiograph in (third, fourth):
         choose(page, "radiograph", radiograph)
