@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pneumo_nb import burned_in, dicom, guarded, images, pseudonyms
+from pneumo_nb import burned_in, dicom, guarded, images, paths, pseudonyms
 from pneumo_nb.dicom import Rejected
 from pneumo_nb.labels import Row
 from pneumo_nb.settings import PrepareSettings
@@ -112,7 +112,8 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         return {"reason": str(rejected)}
     text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
     if text and job.suspects:
-        (job.suspects / f"{task.image_id}.png").write_bytes(images.encode(burned_in.crop(picture, text), "png"))
+        with paths.whole(job.suspects / f"{task.image_id}.png") as crop:
+            crop.write_bytes(images.encode(burned_in.crop(picture, text), "png"))
     if text and job.settings.burned_in == "refuse":
         return {"reason": "its pixels seem to show text (burned_in = refuse)", "suspected_text": len(text)}
     image = refine(picture, job.settings)

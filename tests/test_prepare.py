@@ -20,8 +20,8 @@ from disks import filled, read_only
 from pydicom.uid import RLELossless
 from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, save, save_picture, stored_values
 
+from pneumo_nb import convert, paths, phantom
 from pneumo_nb import labels as source_labels
-from pneumo_nb import paths, phantom
 from pneumo_nb.journal import Journal
 from pneumo_nb.manifest import MANIFEST
 from pneumo_nb.prepare import check, prepare, read_dataset, refine, summary
@@ -338,6 +338,18 @@ def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
     quiet(source, burned_in="ignore")
     assert read_dataset("x")[1]["counts"]["suspected_text"] == 0 and len(read_dataset("x")[0]) == 12
     assert not paths.suspected_text("x").exists()
+
+
+def test_a_crop_of_suspected_text_is_there_whole_or_not_at_all(small_disk, tmp_path):
+    job = convert.Job(with_text(tmp_path / "source", 3), None, PrepareSettings(), b"k", small_disk / "crops")
+    job.suspects.mkdir()
+    task = convert.Task("03.png", "r-3", source_labels.Row())
+    with filled(small_disk, but=0), pytest.raises(OSError, match="cannot be written"):
+        convert.convert(job, task)
+    assert not list(job.suspects.iterdir())
+    convert.convert(job, task)
+    (crop,) = job.suspects.iterdir()
+    assert crop.name == "r-3.png" and cv2.imread(str(crop)) is not None
 
 
 def dated(folder: Path) -> Path:
