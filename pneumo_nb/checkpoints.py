@@ -47,7 +47,8 @@ def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.o
         raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
     try:
         net.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
+        how = {"param_groups": optimiser.state_dict()["param_groups"]}  # follows from settings, and from the device
+        optimiser.load_state_dict(saved["optimiser"] | how)
         return dict(saved["done"])
     except Exception as error:
         raise ValueError(f"{name} does not fit the network ({_in_one_line(error)}): move it away") from None

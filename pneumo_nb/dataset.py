@@ -58,17 +58,22 @@ class Feed:
         self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
 
-    def images(self, positions: np.ndarray, flips: np.ndarray | None = None) -> Tensor:
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the bytes sit on a GPU, so that a batch is made there with nothing sent."""
+        return self._images.device.type == "cuda"
+
+    def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
         """Positions in the manifest, and which to flip left-right -> (batch, channels, size, size), float32."""
-        here = torch.from_numpy(positions).to(self._images.device)
+        here = torch.as_tensor(positions, device=self._images.device)
         grey = self._images[here].to(self.device).float() / self.white
         if flips is not None:
-            grey = torch.where(torch.from_numpy(flips).to(self.device).view(-1, 1, 1, 1), grey.flip(3), grey)
+            grey = torch.where(torch.as_tensor(flips, device=self.device).view(-1, 1, 1, 1), grey.flip(3), grey)
         return ((grey - self._mean) / self._sd).expand(-1, self.channels, -1, -1)
 
-    def labels(self, positions: np.ndarray) -> Tensor:
+    def labels(self, positions: np.ndarray | Tensor) -> Tensor:
         """Positions in the manifest -> (batch,), int64, 0 or 1."""
-        return self._labels[torch.from_numpy(positions).to(self.device)]
+        return self._labels[torch.as_tensor(positions, device=self.device)]
 
 
 def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:

@@ -1,4 +1,4 @@
-"""How a training uses the machine: memory, precision and compilation, in one place behind the network."""
+"""How a training uses the machine: memory, precision, compilation, recording; in one place behind the network."""
 
 import ctypes
 import shutil
@@ -12,6 +12,7 @@ from pneumo_nb.settings import TrainSettings
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of mallopt(3)
 COMPILERS = ("g++", "clang++", "c++")
+BEFORE_RECORDING = 3  # steps
 
 
 def refuse_unfit(settings: TrainSettings, device: torch.device) -> None:
@@ -45,6 +46,17 @@ def in_place(net: nn.Module) -> nn.Module:
     return net
 
 
+def adam(net: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Adam:
+    """Section 3.1's optimiser, in one pass over all weights; on a GPU such that `recorded` can hold its step too."""
+    return torch.optim.Adam(
+        net.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+
+
 @contextmanager
 def precision(name: str) -> Iterator[None]:
     """How a GPU multiplies float32 numbers: all their bits, or with `tf32` 10 of the 23 after the point.
@@ -52,28 +64,57 @@ def precision(name: str) -> Iterator[None]:
     torch alone would use TF32 in convolutions and nowhere else; its setting is put back afterwards. For `bf16` see
     `forward`.
     """
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
     for place in places:
-        place.fp32_precision = "tf32" if name == "tf32" else "ieee"
+        place.allow_tf32 = name == "tf32"
     try:
         yield
     finally:
         for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+            place.allow_tf32 = value
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The network as a training step calls it: images -> logits, float32, with the gradients of `net`.
 
-    With `compile` torch joins what is bound by memory, and on a GPU records each step's kernels as one CUDA graph;
-    with `bf16` layers calculate in bfloat16 where torch holds that to be safe. Evaluation calls `net` itself.
+    With `compile` torch joins what is bound by memory; with `bf16` layers calculate in bfloat16 where torch holds that
+    to be safe. Evaluation calls `net` itself.
     """
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    run = torch.compile(net, mode=mode, dynamic=False) if settings.compile else net
+    run = torch.compile(net, dynamic=False) if settings.compile else net
 
     def logits(images: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            return run(images).float().clone()  # a CUDA graph writes its next output into the same place
+            return run(images).float()
 
     return logits
+
+
+def recorded(step: Callable[..., tuple[Tensor, ...]], batch_size: int) -> Callable[..., tuple[Tensor, ...]]:
+    """A training step on a GPU as one CUDA graph: the same kernels on the same numbers, started all at once.
+
+    `step` takes tensors on the GPU, the first as long as the batch, and must not wait for the GPU. Its first calls run
+    as they are, as torch asks for before it records; so does a batch of another size than `batch_size`.
+    """
+    aside, graph, places, results, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), [], [], 0
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        nonlocal calls
+        usual = len(inputs[0]) == batch_size
+        calls += usual
+        if not usual or calls <= BEFORE_RECORDING:
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                outputs = step(*inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            return outputs
+        if not places:
+            places.extend(given.clone() for given in inputs)
+            with torch.cuda.graph(graph, stream=aside):
+                results.extend(step(*places))
+        for place, given in zip(places, inputs, strict=True):
+            place.copy_(given)
+        graph.replay()
+        return tuple(result.clone() for result in results)
+
+    return call

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,12 @@ def fit(
         torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
     net = speed.in_place(_network(settings)).to(device)
-    optimiser = torch.optim.Adam(
-        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    optimiser = speed.adam(net, settings, device)
     identity = {"dataset": data.hash} | settings.model_dump()
     done = checkpoints.resume(checkpoint, identity, net, optimiser)
     done = done or {"history": [], "weights": {}, "seconds": 0.0}
     training = data.part("train")
-    images = len(training)
+    images, step = len(training), _step(settings, net, optimiser, feed)
     at_once = min(settings.batch_size, images), min(EVALUATION_BATCH, len(data.labels))
     memory.refuse_too_large(settings, net, device, *at_once)
     with (
@@ -74,7 +72,7 @@ def fit(
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            row = {"epoch": epoch} | _epoch(settings, net, optimiser, feed, training, epoch, bar)
+            row = {"epoch": epoch} | _epoch(settings, net, step, feed, training, epoch, bar)
             for split in ("validation", "test"):
                 if len(data.part(split)):
                     row |= _evaluate(settings, net, feed, data.part(split), split, epoch)
@@ -131,28 +129,39 @@ def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) ->
     )
 
 
-def _epoch(settings, net, optimiser, feed, training, epoch, bar) -> dict[str, float]:
+def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:
+    """One step of Adam: positions and flips of a batch, on the device -> its loss and logits, on the device."""
+    forward = speed.forward(net, settings, feed.device)
+
+    def step(positions: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        logits = forward(feed.images(positions, flips))
+        loss = losses.balanced_loss(logits, feed.labels(positions), settings.loss, settings.scale_factor)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach(), logits.detach()
+
+    return speed.recorded(step, settings.batch_size) if feed.on_gpu else step
+
+
+def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
     """One pass over the training set; loss and metrics are those met on the way, as in Figure 7."""
     net.train()
     torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout draws from here, so that an epoch can be repeated
     flips = np.random.default_rng([settings.seed, epoch, 1]).random(len(training)) < settings.flip
-    forward = speed.forward(net, settings, feed.device)
-    step_losses, step_logits, step_labels = [], [], []
-    for order in batches(feed.labels(training).cpu().numpy(), settings, epoch):
-        labels = feed.labels(training[order])
-        logits = forward(feed.images(training[order], flips[order]))
-        loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        step_losses.append(loss.detach())
-        step_logits.append(logits.detach())
-        step_labels.append(labels)
-        bar.update(len(order))
+    cut = batches(feed.labels(training).cpu().numpy(), settings, epoch)
+    order, sizes = np.concatenate(cut), [len(batch) for batch in cut]
+    positions, flips = (torch.from_numpy(values[order]).to(feed.device) for values in (training, flips))
+    step_losses, step_logits = [], []
+    for batch, flipped in zip(positions.split(sizes), flips.split(sizes), strict=True):
+        loss, logits = step(batch, flipped)
+        step_losses.append(loss)
+        step_logits.append(logits)
+        bar.update(len(batch))
     values = torch.stack(step_losses).cpu()
     for step, value in enumerate(values.tolist(), start=1):
         _refuse_not_a_number(value, f"at epoch {epoch}, step {step}", settings)
-    return _row("train", torch.cat(step_logits).cpu(), torch.cat(step_labels).cpu(), values.mean().item(), settings)
+    return _row("train", torch.cat(step_logits).cpu(), feed.labels(positions).cpu(), values.mean().item(), settings)
 
 
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:

@@ -13,6 +13,9 @@ from pneumo_nb import dataset, losses, metrics, models, speed, train
 from pneumo_nb.settings import TrainSettings
 
 CPU = torch.device("cpu")
+GPU = pytest.param(
+    torch.device("cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+)
 DENSENET = {"model": "densenet", "depth": 21, "blocks": 4}
 
 
@@ -111,9 +114,10 @@ def test_activations_in_place_change_no_number(network):
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-def test_an_interrupted_densenet_ends_at_the_same_bytes(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_an_interrupted_densenet_ends_at_the_same_bytes(data, tmp_path, monkeypatch, device):
     settings = TrainSettings.of(**DENSENET, image_size=32, epochs=2, batch_size=8, drop_rate=0.1)
-    undisturbed = train.fit(settings, data, CPU, progress=False)
+    undisturbed = train.fit(settings, data, device, progress=False)
     checkpoint, evaluate, calls = tmp_path / "run" / "checkpoint.pt", train._evaluate, []
 
     def stopped_in_the_second_epoch(*arguments):
@@ -124,9 +128,36 @@ def test_an_interrupted_densenet_ends_at_the_same_bytes(data, tmp_path, monkeypa
 
     with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
         stopping.setattr(train, "_evaluate", stopped_in_the_second_epoch)
-        train.fit(settings, data, CPU, checkpoint, progress=False)
-    resumed = train.fit(settings, data, CPU, checkpoint, progress=False)
+        train.fit(settings, data, device, checkpoint, progress=False)
+    resumed = train.fit(settings, data, device, checkpoint, progress=False)
     assert all(torch.equal(value, resumed.weights[name]) for name, value in undisturbed.weights.items())
+
+
+@pytest.mark.parametrize("device", [GPU], ids=str)
+@pytest.mark.parametrize(
+    "network", [DENSENET | {"drop_rate": 0.2}, {"model": "resnet34"}], ids=["DenseNet", "ResNet34"]
+)
+def test_a_recorded_step_computes_what_it_does_kernel_by_kernel(data, monkeypatch, device, network):
+    settings = TrainSettings.of(**network, image_size=32, epochs=3, batch_size=5)  # and a smaller last batch
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph, "replay", lambda graph, plain=torch.cuda.CUDAGraph.replay: asked.append(plain(graph))
+    )
+    recorded = train.fit(settings, data, device, progress=False)
+    assert len(asked) == settings.epochs * (len(data.part("train")) // 5) - speed.BEFORE_RECORDING
+    monkeypatch.setattr(speed, "recorded", lambda step, _batch_size: step)
+    plain = train.fit(settings, data, device, progress=False)
+    pd.testing.assert_frame_equal(recorded.history, plain.history, check_exact=True)
+    assert all(torch.equal(value, recorded.weights[name]) for name, value in plain.weights.items())
+
+
+@pytest.mark.parametrize("device", [GPU], ids=str)
+@pytest.mark.parametrize("network", [DENSENET, {"model": "resnet34"}], ids=["DenseNet", "ResNet34"])
+def test_a_gpu_computes_what_the_cpu_computes(home, device, network):
+    data = dataset.load(toy.prepared(images=60), 64)
+    settings = TrainSettings.of(**network, image_size=64, epochs=1, learning_rate=1e-7)
+    found = train.fit(settings, data, device, progress=False).history
+    pd.testing.assert_frame_equal(found, train.fit(settings, data, CPU, progress=False).history, rtol=1e-4)
 
 
 def test_bf16_learns_the_bright_square_too_and_evaluates_in_float32(data, monkeypatch):
@@ -160,11 +191,11 @@ def test_what_the_machine_cannot_do_is_refused_by_name(data, monkeypatch):
 
 @pytest.mark.parametrize("name", ["float32", "tf32", "bf16"])
 def test_the_precision_of_a_gpu_is_set_and_put_back(name):
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
     with speed.precision(name):
-        assert {place.fp32_precision for place in places} == {"tf32" if name == "tf32" else "ieee"}
-    assert [place.fp32_precision for place in places] == before
+        assert [place.allow_tf32 for place in places] == 2 * [name == "tf32"]
+    assert [place.allow_tf32 for place in places] == before
 
 
 @pytest.mark.slow

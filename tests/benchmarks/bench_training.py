@@ -57,12 +57,12 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     speed.keep_memory()
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
     net = speed.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
-    optimiser = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, fused=True)
+    step = train._step(settings, net, speed.adam(net, settings, device), feed)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
     def epoch() -> None:
         with train._deterministic(settings.deterministic), speed.precision(settings.precision):
-            train._epoch(settings, net, optimiser, feed, training, 1, tqdm(disable=True))
+            train._epoch(settings, net, step, feed, training, 1, tqdm(disable=True))
             train._evaluate(settings, net, feed, testing, "test", 1)
 
     def predict() -> None:
