@@ -19,7 +19,8 @@ lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: setup  ## training beside the reference recipe; with DEVICE=cuda at the paper's size on a GPU
-	$(BIN)/python -m tests.benchmarks.bench_training --at $(if $(filter cuda,$(DEVICE)),paper,smoke) --device $(or $(DEVICE),cpu)
+	$(BIN)/python -m tests.benchmarks.bench_training \
+		$(if $(filter cuda,$(DEVICE)),--at paper --device cuda --set precision=tf32,--at smoke)
 
 setup: .venv/ready
 

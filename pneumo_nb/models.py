@@ -145,9 +145,7 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> logits (batch, 2)."""
-        if x.device.type == "cpu":  # channels last in memory: 1x1 convolutions are several times faster so
-            x = x.to(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(x.to(memory_format=torch.channels_last))  # in memory: every step is faster so, on CPUs and GPUs
         for part in self.features:
             for step in part if isinstance(part, nn.Sequential) else [part]:
                 x = _again_in_backward(step, x) if self.checkpointing and self.training else step(x)

@@ -201,7 +201,7 @@ class TrainSettings(Settings):
         0.5, description="on the probability of pneumoconiosis; a rule is applied to the validation part (not said)"
     )
     seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
-    deterministic: bool = Field(True, description="refuse operations whose result may differ between two runs")
+    deterministic: bool = Field(True, description="the same algorithms in every run; false: the fastest on a GPU")
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32", description="of a step's arithmetic: tf32 for GPUs, bf16 in training only (paper: not said)"
     )

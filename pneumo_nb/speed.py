@@ -82,10 +82,14 @@ def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Ca
     to be safe. Evaluation calls `net` itself.
     """
     run = torch.compile(net, dynamic=False) if settings.compile else net
+    tensor_cores = (
+        device.type == "cuda" and settings.precision != "float32"
+    )  # they want channels last, float32 does not
+    layout = torch.channels_last if tensor_cores else torch.preserve_format
 
     def logits(images: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            return run(images).float()
+            return run(images.to(memory_format=layout)).float()
 
     return logits
 

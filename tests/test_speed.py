@@ -160,6 +160,21 @@ def test_a_gpu_computes_what_the_cpu_computes(home, device, network):
     pd.testing.assert_frame_equal(found, train.fit(settings, data, CPU, progress=False).history, rtol=1e-4)
 
 
+@pytest.mark.parametrize("device", [GPU], ids=str)
+def test_what_a_gpu_cannot_hold_is_named_before_the_start_and_on_the_way(data, device):
+    huge = TrainSettings.of(model="densenet", image_size=4096, batch_size=48)
+    with pytest.raises(MemoryError, match=r"densenet at image_size = 4096 .* are free on the GPU: batch_size = \d"):
+        train.fit(huge, data, device, progress=False)
+    large = TrainSettings.of(**DENSENET, image_size=32, batch_size=48)
+    torch.cuda.set_per_process_memory_fraction(2**24 / torch.cuda.mem_get_info()[1])  # a share of which torch knows
+    torch.cuda.empty_cache()
+    try:
+        with pytest.raises(MemoryError, match=r"the GPU's memory ran out .* lower batch_size = 48"):
+            train.fit(large, data, device, progress=False)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def test_bf16_learns_the_bright_square_too_and_evaluates_in_float32(data, monkeypatch):
     monkeypatch.setattr(models, "build", toy.build)
     settings = TrainSettings.of(
@@ -214,6 +229,6 @@ def test_the_benchmark_writes_its_table(home):
         check=True,
         capture_output=True,
     )
-    table = pd.read_csv(home / "outputs" / "bench" / "training-smoke-cpu-float32.csv")
+    table = pd.read_csv(home / "outputs" / "bench" / "training-smoke-cpu.csv")
     assert table["network"].tolist() == ["ResNet34"] and (table["floor s"] < table["epoch s"]).all()
     assert (table[["images/s", "ratio", "predicted/s"]] > 0).all(axis=None)

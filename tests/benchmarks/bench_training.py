@@ -1,7 +1,7 @@
 """How fast training is beside the reference recipe, on the same radiographs, in the same run.
 
     python -m tests.benchmarks.bench_training --at smoke            two CPU cores, minutes
-    python -m tests.benchmarks.bench_training --at paper --device cuda
+    python -m tests.benchmarks.bench_training --at paper --device cuda --set precision=tf32
 
 Each network is trained as `pneumo_nb.train.fit` does it and by `reference.py`, each in a process of its own, which
 take turns epoch by epoch; medians of the epochs are told. An epoch is one pass over the training set and one evaluation
@@ -147,11 +147,11 @@ def take_turns(settings: TrainSettings, name: str, device: torch.device, workers
 
 def rates(device: torch.device) -> tuple[float, float]:
     """Operations a second in a matrix product or a convolution, whichever is faster, and bytes a second in a copy."""
-    square, image = torch.rand(2048, 2048, device=device), torch.rand(8, 64, 112, 112, device=device)
-    kernel = torch.rand(64, 64, 3, 3, device=device)
-    large = torch.rand(2**26, device=device)
+    side, numbers = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)  # enough to keep the device busy
+    square, image = torch.rand(side, side, device=device), torch.rand(8, 64, 112, 112, device=device)
+    kernel, large = torch.rand(64, 64, 3, 3, device=device), torch.rand(numbers, device=device)
     target = torch.empty_like(large)
-    product = 2 * 2048**3 / _best(lambda: square @ square, device)
+    product = 2 * side**3 / _best(lambda: square @ square, device)
     convolution = 2 * 8 * 112**2 * kernel.numel() / _best(lambda: torch.conv2d(image, kernel, padding=1), device)
     return max(product, convolution), 2 * large.nbytes / _best(lambda: target.copy_(large), device)
 
@@ -220,9 +220,7 @@ def main() -> None:
     options.add_argument("--radiographs", type=int, help="of the phantom (default: 60; at 224 on a CPU: 20)")
     options.add_argument("--epochs", type=int, default=3, help="measured, after one to warm up")
     options.add_argument("--workers", type=int, help="of the reference's DataLoader (default: 0 on a CPU, else 4)")
-    options.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
-    options.add_argument("--compile", action="store_true")
-    options.add_argument("--checkpointing", action="store_true")
+    options.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="such as compile=true; ours only")
     chosen = options.parse_args()
     device = runs.device(chosen.device)
     workers = (0 if device.type == "cpu" else 4) if chosen.workers is None else chosen.workers
@@ -233,18 +231,19 @@ def main() -> None:
     phantom = PhantomSettings.of(patients=patients, positives=patients // 4, width=width, height=height)
     prepare.phantom(name, phantom, PrepareSettings.of(split="paper"))
     counts = prepare.read_dataset(name)[0]["split"].value_counts()
-    rate, bandwidth = rates(device)
+    choices = dict(pair.split("=") for pair in chosen.set)
+    with speed.precision(choices.get("precision", "float32")):
+        rate, bandwidth = rates(device)
     about = [
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()}",
         f"{torch.get_num_threads()} threads, torch {torch.__version__}",
         f"{rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s measured",
         f"{size['image_size']} x {size['image_size']}, batch {size['batch_size']}, {counts['train']} training images",
-        f"precision {chosen.precision}, compile {chosen.compile}, checkpointing {chosen.checkpointing}",
+        "settings: " + (", ".join(chosen.set) or "all by default"),
     ]
     print("; ".join(about), flush=True)
     table = []
     for network in chosen.networks:
-        choices = {"precision": chosen.precision, "compile": chosen.compile, "checkpointing": chosen.checkpointing}
         settings = TrainSettings.of(**(NETWORKS[network] | size | choices))
         mine, other = take_turns(settings, name, device, workers, chosen.epochs)
         least = floor(settings, counts["train"], counts["test"], rate, bandwidth)
@@ -252,8 +251,7 @@ def main() -> None:
         print(*("  ".join(cells) for cells in _cells(pd.DataFrame(table[-1:]))[2:]), flush=True)
     frame = pd.DataFrame(table)
     folder = paths.root() / "outputs" / "bench"
-    told = f"training-{chosen.at}-{device.type}" + "".join(f"-{key}" for key in choices if choices[key] is True)
-    told += f"-{chosen.precision}"
+    told = "-".join(["training", chosen.at, device.type, *chosen.set])
     lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in _cells(frame)]
     with paths.whole(folder / f"{told}.csv") as file:
         frame.to_csv(file, index=False)
