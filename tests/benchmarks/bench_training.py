@@ -251,7 +251,7 @@ def main() -> None:
         print(*("  ".join(cells) for cells in _cells(pd.DataFrame(table[-1:]))[2:]), flush=True)
     frame = pd.DataFrame(table)
     folder = paths.root() / "outputs" / "bench"
-    told = "-".join(["training", chosen.at, device.type, *chosen.set])
+    told = "-".join(["training", chosen.at, device.type, *chosen.set]).replace("=", "-")
     lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in _cells(frame)]
     with paths.whole(folder / f"{told}.csv") as file:
         frame.to_csv(file, index=False)
