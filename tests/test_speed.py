@@ -161,18 +161,10 @@ def test_a_gpu_computes_what_the_cpu_computes(home, device, network):
 
 
 @pytest.mark.parametrize("device", [GPU], ids=str)
-def test_what_a_gpu_cannot_hold_is_named_before_the_start_and_on_the_way(data, device):
-    huge = TrainSettings.of(model="densenet", image_size=4096, batch_size=48)
-    with pytest.raises(MemoryError, match=r"densenet at image_size = 4096 .* are free on the GPU: batch_size = \d"):
-        train.fit(huge, data, device, progress=False)
-    large = TrainSettings.of(**DENSENET, image_size=32, batch_size=48)
-    torch.cuda.set_per_process_memory_fraction(2**24 / torch.cuda.mem_get_info()[1])  # a share of which torch knows
-    torch.cuda.empty_cache()
-    try:
-        with pytest.raises(MemoryError, match=r"the GPU's memory ran out .* lower batch_size = 48"):
-            train.fit(large, data, device, progress=False)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+def test_what_a_gpu_cannot_hold_is_named_before_the_start(data, device):
+    settings = TrainSettings.of(model="densenet", image_size=4096, batch_size=48)
+    with pytest.raises(MemoryError, match=r"densenet at image_size = 4096 .* are free on the GPU: .* would fit"):
+        train.fit(settings, data, device, progress=False)
 
 
 def test_bf16_learns_the_bright_square_too_and_evaluates_in_float32(data, monkeypatch):
@@ -224,7 +216,7 @@ def test_a_compiled_training_loses_what_a_plain_one_loses(data, monkeypatch):
 def test_the_benchmark_writes_its_table(home):
     command = [sys.executable, "-m", "tests.benchmarks.bench_training", "--networks", "ResNet34"]
     subprocess.run(
-        [*command, "--radiographs", "20", "--epochs", "1"],
+        [*command, "--radiographs", "20", "--epochs", "1", "--workers", "2"],
         cwd=Path(__file__).parent.parent,
         check=True,
         capture_output=True,

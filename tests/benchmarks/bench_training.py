@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -99,11 +100,13 @@ def work(make, settings: TrainSettings, name: str, device: torch.device, workers
     """In a process of its own: do what is asked for, and answer with the seconds, the CPU seconds and the memory."""
     idle = memory.peak_mib(torch.device("cpu"))
     bench = make(settings, name, device, workers)
-    while task := line.recv():
-        start, cpu = time.perf_counter(), time.process_time()
-        getattr(bench, task)()  # ends with numbers on the CPU, so that a GPU has finished too
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        line.send((seconds, cpu, memory.peak_mib(device) - (idle if device.type == "cpu" else 0)))
+    with suppress(EOFError):  # nothing more is asked
+        while True:
+            task = getattr(bench, line.recv())
+            start, cpu = time.perf_counter(), time.process_time()
+            task()  # ends with numbers on the CPU, so that a GPU has finished too
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            line.send((seconds, cpu, memory.peak_mib(device) - (idle if device.type == "cpu" else 0)))
 
 
 def take_turns(settings: TrainSettings, name: str, device: torch.device, workers: int, repeats: int) -> list[dict]:
@@ -112,7 +115,7 @@ def take_turns(settings: TrainSettings, name: str, device: torch.device, workers
     sides = []
     for make in (ours, theirs):
         here, there = context.Pipe()
-        process = context.Process(target=work, args=(make, settings, name, device, workers, there), daemon=True)
+        process = context.Process(target=work, args=(make, settings, name, device, workers, there))
         process.start()
         there.close()  # so that a side that dies ends the wait
         sides.append((process, here))
@@ -122,15 +125,17 @@ def take_turns(settings: TrainSettings, name: str, device: torch.device, workers
         return line.recv()
 
     times = {(side, task): [] for side in range(2) for task in ("epoch", "predict")}
-    for task in ("epoch", "predict"):
-        for repeat in range(repeats + 1):
-            for side, (_, line) in enumerate(sides):
-                answer = ask(line, task)
-                if repeat:
-                    times[side, task].append(answer)
-    for process, line in sides:
-        line.send("")
-        process.join()
+    try:
+        for task in ("epoch", "predict"):
+            for repeat in range(repeats + 1):
+                for side, (_, line) in enumerate(sides):
+                    answer = ask(line, task)
+                    if repeat:
+                        times[side, task].append(answer)
+    finally:
+        for process, line in sides:
+            line.close()
+            process.join()
     found = []
     for side in range(2):
         epochs, predictions = times[side, "epoch"], times[side, "predict"]
