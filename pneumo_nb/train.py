@@ -159,8 +159,8 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
         step_logits.append(logits)
         bar.update(len(batch))
     values = torch.stack(step_losses).cpu()
-    for step, value in enumerate(values.tolist(), start=1):
-        _refuse_not_a_number(value, f"at epoch {epoch}, step {step}", settings)
+    for number, value in enumerate(values.tolist(), start=1):
+        _refuse_not_a_number(value, f"at epoch {epoch}, step {number}", settings)
     return _row("train", torch.cat(step_logits).cpu(), feed.labels(positions).cpu(), values.mean().item(), settings)
 
 
