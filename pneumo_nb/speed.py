@@ -64,7 +64,7 @@ def precision(name: str) -> Iterator[None]:
     torch alone would use TF32 in convolutions and nowhere else; its setting is put back afterwards. For `bf16` see
     `forward`.
     """
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    places = torch.backends.cuda.matmul, torch.backends.cudnn  # by the newer fp32_precision torch.compile may stop
     before = [place.allow_tf32 for place in places]
     for place in places:
         place.allow_tf32 = name == "tf32"

@@ -241,15 +241,15 @@ def _network(settings: TrainSettings) -> nn.Module:
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
     """Ask torch for reproducible algorithms, else for those it measures to be fastest; put its settings back after."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    filled, cudnn = torch.utils.deterministic, torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
     torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    measured, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, not wanted
+    filled.fill_uninitialized_memory = False  # a debugging aid that costs time
+    cudnn.benchmark = not wanted
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
-        torch.backends.cudnn.benchmark = measured
+        filled.fill_uninitialized_memory, cudnn.benchmark = before[1:]

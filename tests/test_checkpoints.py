@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy
 
-from pneumo_nb import checkpoints, dataset, models, train
+from pneumo_nb import checkpoints, dataset, models, speed, train
 from pneumo_nb.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -55,6 +55,20 @@ def test_hostile_initial_weights_are_refused_and_run_no_code(data, tmp_path):
     with pytest.raises(ValueError, match=r"initial_weights = 'weights.safetensors' does not fit resnet34"):
         fit(data, initial_weights=str(weights))
     assert not sign.exists()
+
+
+def test_how_adam_runs_follows_the_device_and_not_the_checkpoint(tmp_path):
+    net, settings = torch.nn.Linear(2, 2), TrainSettings()
+    elsewhere = speed.adam(net, settings, CPU)
+    net(torch.ones(1, 2)).sum().backward()
+    elsewhere.step()
+    elsewhere.param_groups[0]["capturable"] = True  # as on a GPU
+    checkpoints.save(tmp_path / "checkpoint.pt", {}, {"history": []}, net, elsewhere)
+    here = speed.adam(net, settings, CPU)
+    assert checkpoints.resume(tmp_path / "checkpoint.pt", {}, net, here) == {"history": []}
+    assert here.param_groups[0]["capturable"] is False
+    for weight in net.parameters():
+        assert torch.equal(here.state[weight]["exp_avg"], elsewhere.state[weight]["exp_avg"])
 
 
 def test_a_damaged_checkpoint_is_refused(data, tmp_path):

@@ -44,6 +44,17 @@ def test_the_global_random_state_does_not_matter(data):
     assert (one.probabilities == fit(data).probabilities).all()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_algorithms_are_fixed_or_measured_while_training_and_as_before_afterwards(data, monkeypatch, wanted):
+    def now():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    before, met, plain = now(), set(), train.losses.balanced_loss
+    monkeypatch.setattr(train.losses, "balanced_loss", lambda *given: met.add(now()) or plain(*given))
+    fit(data, deterministic=wanted)
+    assert met == {(wanted, not wanted)} and now() == before == (False, False)
+
+
 def test_history_has_a_row_for_each_epoch_and_counts_that_add_up(data):
     history = fit(data, epochs=3).history
     assert history["epoch"].tolist() == [1, 2, 3]
