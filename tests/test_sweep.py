@@ -59,8 +59,12 @@ def workers_here(*options):
     specified = {
         number: {"cls": Worker, "options": quiet | {"nthreads": 1} | more} for number, more in enumerate(options)
     }
-    with SpecCluster(specified, {"cls": Scheduler, "options": quiet}, silence_logs="CRITICAL") as cluster:
-        yield cluster.scheduler_address
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        with SpecCluster(specified, {"cls": Scheduler, "options": quiet}, silence_logs="CRITICAL") as cluster:
+            yield cluster.scheduler_address
+    finally:  # the switch is the process's: of two runs at once, the last to end puts back what the other had set
+        torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture
