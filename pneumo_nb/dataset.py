@@ -59,6 +59,11 @@ class Feed:
         self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
 
     @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self._images.shape[-1]
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the bytes sit on a GPU, so that a batch is made there with nothing sent."""
         return self._images.device.type == "cuda"

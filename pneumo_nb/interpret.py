@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from pneumo_nb import speed
 from pneumo_nb.dataset import Feed
 
 POSITIVE = 1  # the output for pneumoconiosis
@@ -107,12 +108,13 @@ def deletion_and_insertion(
     rank[np.argsort(-importance.ravel(), kind="stable")] = np.arange(importance.size)
     shares = torch.linspace(0, 1, steps + 1).view(-1, 1, 1, 1)
     first = (torch.from_numpy(rank.reshape(1, 1, *importance.shape)) < shares * importance.size).to(x.device)
-    with torch.inference_mode():
-        deleted, inserted = (
-            net.eval()(torch.where(first, *pair)).softmax(dim=1)[:, POSITIVE].cpu().numpy()
-            for pair in ((blurred, x), (x, blurred))
-        )
-    return deleted, inserted
+    curves = []
+    for pair in ((blurred, x), (x, blurred)):
+        parts = torch.where(first, *pair).split(speed.at_once(side, x.device))
+        with torch.inference_mode():
+            logits = torch.cat([net.eval()(part) for part in parts])
+        curves.append(logits.softmax(dim=1)[:, POSITIVE].cpu().numpy())
+    return tuple(curves)
 
 
 def _module(net: nn.Module, name: str) -> nn.Module:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pneumo_nb.settings import TrainSettings
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # the numbers of mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
+EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**23}  # at once: beyond, a CPU is no faster and needs more memory
 COMPILERS = ("g++", "clang++", "c++")
 BEFORE_RECORDING = 3  # steps
 
@@ -23,16 +24,23 @@ def refuse_unfit(settings: TrainSettings, device: torch.device) -> None:
         raise ValueError(f"compile = True needs a C++ compiler, {', '.join(COMPILERS)}; none is here: leave it False")
 
 
-def keep_memory() -> None:
-    """Let this process keep the memory that it frees, until it ends: each step asks for the same tensors again.
+def keep_memory(wanted: bool) -> None:
+    """Let this process keep the memory that it frees, or give all but small blocks back at once.
 
-    glibc gives blocks beyond 32 MiB back to the system at once; to get them zeroed again takes about as long as to
-    compute what goes into them. Other C libraries are left as they are.
+    Each step asks for the same blocks again, and to get them zeroed by the system takes about as long as to compute
+    what goes into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself
+    glibc keeps blocks of up to 32 MiB; other C libraries are left as they are.
     """
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell:
-        tell(MMAP_MAX, 0)
-        tell(TRIM_THRESHOLD, -1)
+        tell(MMAP_THRESHOLD, 2**20)
+        tell(MMAP_MAX, 0 if wanted else 2**16)
+        tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
+
+
+def at_once(image_size: int, device: torch.device) -> int:
+    """How many radiographs are evaluated at once; it changes speed and memory only."""
+    return min(16, max(1, EVALUATED_PIXELS[device.type] // image_size**2))
 
 
 def in_place(net: nn.Module) -> nn.Module:

@@ -19,8 +19,6 @@ from pneumo_nb.dataset import Dataset, Feed
 from pneumo_nb.metrics import Counts, choose_threshold
 from pneumo_nb.settings import TrainSettings
 
-EVALUATION_BATCH = 16  # images at once without gradients; it changes speed and memory only
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -51,7 +49,6 @@ def fit(
     """
     _refuse_unfit(settings, data)
     speed.refuse_unfit(settings, device)
-    speed.keep_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
@@ -62,8 +59,9 @@ def fit(
     done = done or {"history": [], "weights": {}, "seconds": 0.0}
     training = data.part("train")
     images, step = len(training), _step(settings, net, optimiser, feed)
-    at_once = min(settings.batch_size, images), min(EVALUATION_BATCH, len(data.labels))
-    memory.refuse_too_large(settings, net, device, *at_once)
+    evaluated = min(speed.at_once(settings.image_size, device), len(data.labels))
+    room = memory.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
+    speed.keep_memory(room > 3)
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),
@@ -181,8 +179,8 @@ def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
 def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
     net.eval()
     with torch.inference_mode():
-        cuts = range(EVALUATION_BATCH, len(positions), EVALUATION_BATCH)
-        return torch.cat([net(feed.images(some)) for some in np.split(positions, cuts)]).cpu()
+        parts = torch.from_numpy(positions).split(speed.at_once(feed.image_size, feed.device))
+        return torch.cat([net(feed.images(some)) for some in parts]).cpu()
 
 
 def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import ctypes
 import re
 import subprocess
 import sys
@@ -101,6 +102,40 @@ def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it():
     assert 50 < float(young.stdout) < len(held) / 2**20 < memory.peak_mib(CPU)
     del held
     assert memory.peak_mib(CPU) > idle + 500
+
+
+TRAINING = """
+import sys
+import torch
+from pneumo_nb import dataset, memory, models, speed, train
+from pneumo_nb.settings import TrainSettings
+
+cpu = torch.device("cpu")
+settings = TrainSettings.of(model="densenet", depth=23, blocks=2, image_size=192, epochs=1)
+data = dataset.load("toy", settings.image_size)
+needed = 1.1 * memory._dry_run(settings, speed.in_place(models.build(**settings.architecture())), 2, training=True)
+memory.free = lambda device: float(sys.argv[1]) * needed
+before = memory.peak_mib(cpu)
+train.fit(settings, data, cpu, progress=False)
+print((memory.peak_mib(cpu) - before) * 2**20 / needed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is given back with glibc alone")
+def test_where_memory_is_short_a_training_takes_what_was_counted_and_else_keeps_what_it_had(home):
+    toy.prepared(images=12)
+    short, ample = (
+        float(subprocess.run([sys.executable, "-c", TRAINING, room], check=True, capture_output=True, text=True).stdout)
+        for room in ("1.5", "50")
+    )
+    assert 0.5 < short < 1.05 < ample
+
+
+@pytest.mark.parametrize("side", [16, 96, 224, 672, 5000])
+def test_the_larger_the_radiographs_the_fewer_are_evaluated_at_once(side):
+    on_cpu, on_gpu = speed.at_once(side, CPU), speed.at_once(side, torch.device("cuda"))
+    assert 1 <= on_cpu <= on_gpu <= 16
+    assert speed.at_once(2 * side, CPU) == max(1, on_cpu // 4) or on_cpu == 16
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def ours(settings: TrainSettings, name: str, device: torch.device, workers: int)
     """This software: what `train.fit` does in an epoch, without its start and its end."""
     data = dataset.load(name, settings.image_size)
     speed.refuse_unfit(settings, device)
-    speed.keep_memory()
+    speed.keep_memory(True)
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
     net = speed.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
     step = train._step(settings, net, speed.adam(net, settings, device), feed)
@@ -82,7 +82,11 @@ def theirs(settings: TrainSettings, name: str, device: torch.device, workers: in
         files, labels = [paths.prepared(name) / file for file in rows["file"]], rows["label"].astype(int).tolist()
         flip = settings.flip if split == "train" else 0.0
         images = reference.Radiographs(files, labels, settings.image_size, settings.channels, flip)
-        return DataLoader(images, settings.batch_size, shuffle=split == "train", num_workers=workers)
+        how = {}
+        if workers:  # kept, for starting them is no part of an epoch; and started as this system does of itself
+            usual = multiprocessing.get_all_start_methods()[0]
+            how = {"num_workers": workers, "persistent_workers": True, "multiprocessing_context": usual}
+        return DataLoader(images, settings.batch_size, shuffle=split == "train", **how)
 
     training, testing, everything = loader("train"), loader("test"), loader("")
     densenet = {field: getattr(settings, field) for field in OF_A_REFERENCE} if settings.model == "densenet" else {}
