@@ -61,7 +61,7 @@ def fit(
     images, step = len(training), _step(settings, net, optimiser, feed)
     evaluated = min(speed.at_once(settings.image_size, device), len(data.labels))
     room = memory.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
-    speed.keep_memory(room > 3)
+    speed.keep_memory(room > 3)  # as much as it may come to
     with (
         memory.shortage_named(settings, device),
         _deterministic(settings.deterministic),

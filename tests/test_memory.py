@@ -113,7 +113,8 @@ from pneumo_nb.settings import TrainSettings
 cpu = torch.device("cpu")
 settings = TrainSettings.of(model="densenet", depth=23, blocks=2, image_size=192, epochs=1)
 data = dataset.load("toy", settings.image_size)
-needed = 1.1 * memory._dry_run(settings, speed.in_place(models.build(**settings.architecture())), 2, training=True)
+net = speed.in_place(models.build(**settings.architecture()))
+needed = memory.BESIDE_TENSORS["cpu"] * memory._dry_run(settings, net, settings.batch_size, training=True)
 memory.free = lambda device: float(sys.argv[1]) * needed
 before = memory.peak_mib(cpu)
 train.fit(settings, data, cpu, progress=False)
