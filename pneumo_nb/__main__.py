@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from pneumo_nb import layouts, prepare
+    from pneumo_nb import prepare
+    from pneumo_nb.prepare import layouts
     from pneumo_nb.settings import PrepareSettings
 
     pairs = dict(_pair(text) for text in options.set)

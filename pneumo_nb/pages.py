@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown_mistune
 from pygments.formatters import HtmlFormatter
 
-from pneumo_nb import offline
+from pneumo_nb.results import offline
 
 STYLE = """
 :root { color-scheme: light; }

@@ -18,7 +18,8 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from pneumo_nb import pages, paths, runs, settings, speed, sweep
+from pneumo_nb import pages, paths, settings
+from pneumo_nb.train import machine, runs, sweep
 
 
 class Failed(RuntimeError):
@@ -73,7 +74,7 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         runs.load(str(values["RUN"]))
     device = runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
     if not values.get("SCHEDULER"):
-        speed.refuse_unfit(settings.TrainSettings.from_parameters(values), device)
+        machine.refuse_unfit(settings.TrainSettings.from_parameters(values), device)
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):
         _refuse_unfit(dataset)

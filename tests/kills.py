@@ -31,8 +31,9 @@ from safetensors.torch import load_file
 from sources import folder_of_pictures
 from test_reproduce import notebook
 
-from pneumo_nb import dataset, paths, prepare, reproduce, runs, train
+from pneumo_nb import paths, prepare, reproduce
 from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, loop, runs
 
 PATIENCE = 120  # seconds for work that takes a few
 EPOCHS = 6
@@ -61,14 +62,14 @@ def evaluating(home: Path) -> None:
 
 
 def _train(name: str, home: Path, epoch_reported: str) -> None:
-    counted = train.batches
+    counted = loop.batches
 
     def count(labels, settings, epoch):
         with (home / "epochs.txt").open("a") as file:
             file.write(f"{epoch}\n")
         return counted(labels, settings, epoch)
 
-    train.batches = count
+    loop.batches = count
     data = dataset.load(name, 32)
     settings = TrainSettings.of(epoch_reported=epoch_reported, **SETTINGS, **NETWORK)
     runs.load_or_train(settings, data, torch.device("cpu"), progress=False)

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 from disks import read_only
 
-from pneumo_nb import paths, pseudonyms
+from pneumo_nb import paths
+from pneumo_nb.prepare import pseudonyms
 
 
 def test_folders_follow_the_environment_not_the_working_directory(home, tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import typed
 
-from pneumo_nb import burned_in, dicom, phantom_files
+from pneumo_nb.phantom import files as phantom_files
+from pneumo_nb.prepare import burned_in, dicom
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 HEIGHTS = (0.01, 0.015, 0.02, 0.03, 0.05)

@@ -14,8 +14,9 @@ import argparse
 import pandas as pd
 from scipy import stats
 
-from pneumo_nb import dataset, paths, prepare, runs, sweep
+from pneumo_nb import paths, prepare
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, TrainSettings
+from pneumo_nb.train import dataset, runs, sweep
 from tests.benchmarks.bench_training import NETWORKS, SIZES
 
 METRICS = ("test_auc", "test_accuracy", "test_recall", "test_loss")

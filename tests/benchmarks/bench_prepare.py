@@ -28,7 +28,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from sources import radiograph, save
 
-from pneumo_nb import convert, dicom, images, paths, prepare
+from pneumo_nb import paths, prepare
+from pneumo_nb.prepare import convert, dicom, images
 
 SIZE = (2876, 2776)  # rows, columns: four times the paper's prepared images
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 3600}

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_training --at smoke            two CPU cores, minutes
     python -m tests.benchmarks.bench_training --at paper --device cuda --set precision=tf32
 
-Each network is trained as `pneumo_nb.train.fit` does it and by `reference.py`, each in a process of its own, which
+Each network is trained as `pneumo_nb.train.loop.fit` does it and by `reference.py`, each in a process of its own, which
 take turns epoch by epoch; medians of the epochs are told. An epoch is one pass over the training set and one evaluation
 of the testing set. `floor s` is what an epoch's arithmetic and bytes take at the rates that this run measures on this
 machine with matrix products, convolutions and copies, the larger of the two. Writes outputs/bench/training-NAME.csv
@@ -25,8 +25,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pneumo_nb import dataset, memory, models, paths, prepare, runs, speed, train
+from pneumo_nb import paths, prepare
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, TrainSettings
+from pneumo_nb.train import dataset, loop, machine, memory, models, runs
 from tests.benchmarks import reference
 
 NETWORKS = {
@@ -52,23 +53,23 @@ class Bench(NamedTuple):
 
 
 def ours(settings: TrainSettings, name: str, device: torch.device, workers: int) -> Bench:
-    """This software: what `train.fit` does in an epoch, without its start and its end."""
+    """This software: what `loop.fit` does in an epoch, without its start and its end."""
     data = dataset.load(name, settings.image_size)
-    speed.refuse_unfit(settings, device)
-    speed.keep_memory(True)
+    machine.refuse_unfit(settings, device)
+    machine.keep_memory(True)
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
-    net = speed.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
-    step = train._step(settings, net, speed.adam(net, settings, device), feed)
+    net = machine.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
+    step = loop._step(settings, net, machine.adam(net, settings, device), feed)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
     def epoch() -> None:
-        with train._deterministic(settings.deterministic), speed.precision(settings.precision):
-            train._epoch(settings, net, step, feed, training, 1, tqdm(disable=True))
-            train._evaluate(settings, net, feed, testing, "test", 1)
+        with loop._deterministic(settings.deterministic), machine.precision(settings.precision):
+            loop._epoch(settings, net, step, feed, training, 1, tqdm(disable=True))
+            loop._evaluate(settings, net, feed, testing, "test", 1)
 
     def predict() -> None:
-        with speed.precision(settings.precision):
-            train.predict(net, feed, everything)
+        with machine.precision(settings.precision):
+            loop.predict(net, feed, everything)
 
     return Bench(epoch, predict)
 
@@ -241,7 +242,7 @@ def main() -> None:
     prepare.phantom(name, phantom, PrepareSettings.of(split="paper"))
     counts = prepare.read_dataset(name)[0]["split"].value_counts()
     choices = dict(pair.split("=") for pair in chosen.set)
-    with speed.precision(choices.get("precision", "float32")):
+    with machine.precision(choices.get("precision", "float32")):
         rate, bandwidth = rates(device)
     about = [
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()}",

@@ -7,7 +7,8 @@ import pytest
 from ipywidgets.embed import embed_data
 from nbformat import v4
 
-from pneumo_nb import overlays, pages, widgets
+from pneumo_nb import pages
+from pneumo_nb.results import overlays, sliders
 
 pytestmark = pytest.mark.browser
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
@@ -23,7 +24,7 @@ def draw(position):
 @pytest.fixture
 def report(tmp_path):
     """The page of a notebook with a slider over three channels of three radiographs, two of them kept."""
-    panel = widgets.Channels({"first": 0, "second": 1, "third": 2}, draw, kept=2, width=160)
+    panel = sliders.Channels({"first": 0, "second": 1, "third": 2}, draw, kept=2, width=160)
     shown = v4.new_output("display_data", data={VIEW: {"model_id": panel.model_id}, "text/plain": "Channels"})
     cells = [
         v4.new_markdown_cell("# 07 A page\n\n$x_l$ and [a link](08_report.ipynb)"),

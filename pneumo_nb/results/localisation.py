@@ -1,0 +1,150 @@
+"""How well maps of a radiograph separate lung from background, and opacity from lung: numbers against masks.
+
+A map is enlarged to the radiograph that the network saw, and compared there. The other way round small opacities would
+vanish from the masks, and layers of different size could not be compared, nor either with the radiograph itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pneumo_nb.results.comparisons import bootstrap
+
+SCORES = ("lung_auc", "lung_dice", "opacity_auc", "energy", "pointing")
+UP, DOWN = "", "_inverted"  # bright, or dark, is taken to mean lung or opacity
+
+
+def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
+    """(maps, height, width) -> (maps, size, size), linearly."""
+    return np.stack([cv2.resize(each, (size, size), interpolation=cv2.INTER_LINEAR) for each in maps])
+
+
+def separation(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    """How well pixel values (pixels,) tell those inside a mask, a bool (pixels,), from the others.
+
+    `auc` is the area under the ROC curve of the value, `dice` the best Dice coefficient over all thresholds when bright
+    is called inside, `dice_inverted` when dark is; `auc_inverted` is 1 - auc. NaN where all or none are inside.
+    """
+    order = np.argsort(-values)
+    last = np.append(np.diff(values[order]) != 0, True)  # equal values are called together
+    called, found = np.append(0, np.flatnonzero(last) + 1), np.append(0, np.cumsum(inside[order])[last])
+    pixels, wanted = len(values), int(found[-1])
+    if wanted in (0, pixels):
+        return dict.fromkeys(("auc", "auc_inverted", "dice", "dice_inverted"), np.nan)
+    auc = np.trapezoid(found, called - found) / wanted / (pixels - wanted)
+    bright, dark = 2 * found / (called + wanted), 2 * (wanted - found) / (pixels - called + wanted)
+    return {"auc": auc, "auc_inverted": 1 - auc, "dice": bright.max(), "dice_inverted": dark.max()}
+
+
+def scores(maps: np.ndarray, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row for each map of one radiograph, (maps, height, width), against masks of the radiograph's size.
+
+    `masks` may hold `lungs` and `opacities`, bools of (side, side). Channels count from 1, as in the paper. lung_auc
+    and lung_dice tell lung from background (`separation`). Within the lungs, opacity_auc tells opacity from the rest;
+    energy is the share of the map, counted from its lowest value there, that falls on opacities, over their share of
+    the area (1 is chance); pointing is 1 if the highest pixel is opacity, else 0, minus that share (0 is chance). The
+    last two are after Wang et al. 2020 (Score-CAM) and Zhang et al. 2018 (pointing game). Each score has a twin,
+    `_inverted`, in which dark takes the place of bright. NaN without opacity.
+    """
+    if not masks:
+        raise ValueError("scores need the mask of lungs, of opacities or both")
+    shapes = {mask.shape for mask in masks.values()}
+    if len(shapes) > 1 or len(side := set(*shapes)) > 1:
+        raise ValueError(f"masks of {' and '.join(map(str, sorted(shapes)))} pixels: squares of one size are right")
+    size = side.pop()
+    lungs, opacities = masks.get("lungs", np.ones((size, size), bool)), masks.get("opacities")
+
+    def of_one(each: np.ndarray) -> dict[str, float]:
+        row = {}
+        if "lungs" in masks:
+            found = separation(each.ravel(), lungs.ravel())
+            row |= {f"lung_{name}": value for name, value in found.items()}
+        if opacities is not None:
+            row |= _opacity_scores(each[lungs], opacities[lungs])
+        return row
+
+    with ThreadPoolExecutor() as pool:  # sorting the pixels takes the time, and NumPy lets threads sort side by side
+        frame = pd.DataFrame(pool.map(of_one, enlarged(maps, size)))
+    return frame.set_axis(frame.index + 1).rename_axis("channel").reset_index()
+
+
+def _opacity_scores(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    found = separation(values, inside)
+    row = {f"opacity_{name}": value for name, value in found.items() if name.startswith("auc")}
+    share = inside.mean() if inside.any() else np.nan
+    for direction, strength in ((UP, values), (DOWN, -values)):
+        strength = strength - strength.min()
+        total = strength.sum()
+        row[f"energy{direction}"] = strength[inside].sum() / total / share if total else 1.0  # a flat map is chance
+        highest = strength == strength.max()
+        row[f"pointing{direction}"] = inside[highest].mean() - share
+    return row
+
+
+def scored(maps: Iterable[np.ndarray], radiographs: pd.DataFrame, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """`scores` of many radiographs, with image_id and patient_id: one entry of each argument for each radiograph.
+
+    `radiographs` are rows of the manifest; each entry of `masks` has shape (radiographs, side, side). A ValueError says
+    so if none of them has an opacity.
+    """
+    if "opacities" in masks and not masks["opacities"].any():
+        raise ValueError(f"none of the {len(radiographs)} radiographs has an opacity in its mask: nothing to be found")
+    frames = []
+    for place, (of_one, row) in enumerate(zip(maps, radiographs.itertuples(), strict=True)):
+        frame = scores(of_one, {name: mask[place] for name, mask in masks.items()})
+        frames.append(frame.assign(image_id=row.image_id, patient_id=row.patient_id))
+    return pd.concat(frames, ignore_index=True)
+
+
+def directed(found: pd.DataFrame, chosen_on: pd.DataFrame) -> pd.DataFrame:
+    """`scored` radiographs with one direction for each map and target, chosen on others, so that chance cannot choose.
+
+    Bright means lung, or opacity, if the mean AUC of `chosen_on` is at least one half, else dark does. The columns
+    `lung_is` and `opacity_is` say which; the twins are gone.
+    """
+    parts = []
+    for number, frame in found.groupby("channel", sort=False):
+        before = chosen_on[chosen_on["channel"] == number]
+        kept = frame[["channel", "image_id", "patient_id"]].copy()
+        for target, names in (("lung", SCORES[:2]), ("opacity", SCORES[2:])):
+            if names[0] in frame:
+                bright = before[names[0]].mean() >= 0.5
+                kept[f"{target}_is"] = "bright" if bright else "dark"
+                for name in names:
+                    kept[name] = frame[name + (UP if bright else DOWN)]
+        parts.append(kept)
+    return pd.concat(parts, ignore_index=True)
+
+
+def ranked(found: pd.DataFrame, by: str, draws: int = 500) -> pd.DataFrame:
+    """Mean of every score for each map, best by `by` first, with 95 % bootstrap intervals over patients.
+
+    `found` is what `directed` leaves. Columns channel, `<target>_is`, and `<score>`, `<score>_low` and
+    `<score>_high` of each score.
+    """
+    rows = []
+    for number, frame in found.groupby("channel", sort=False):
+        row = {"channel": number} | {name: frame[name].iloc[0] for name in frame if name.endswith("_is")}
+        for name in (name for name in SCORES if name in frame):
+            of_score = mean(frame, name, draws)
+            row |= {name: of_score["value"], f"{name}_low": of_score["low"], f"{name}_high": of_score["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
+    """The mean of a column where it is defined, with its 95 % bootstrap interval over patients: value, low, high."""
+    defined = found[found[name].notna()]
+    if defined.empty:
+        return dict.fromkeys(("value", "low", "high"), np.nan)
+    interval = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
+    return {"value": float(defined[name].mean()), "low": interval.low, "high": interval.high}
+
+
+def best(chosen_on: pd.DataFrame, by: str) -> int:
+    """The channel with the highest mean of `by`, in whichever direction, on these `scored` radiographs."""
+    means = chosen_on.groupby("channel")[by].mean()
+    return int(np.maximum(means, 1 - means).idxmax())

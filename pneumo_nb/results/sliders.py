@@ -1,0 +1,133 @@
+"""Maps under the hand: controls over pictures that `interpret` and `overlays` make."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from ipywidgets import HTML, Dropdown, Image, IntSlider, Layout, Stack, VBox, jsdlink
+
+from pneumo_nb import metrics
+from pneumo_nb.results import interpret, overlays
+from pneumo_nb.train import dataset
+from pneumo_nb.train.runs import Run
+
+OUTCOMES = (  # in the order of the choice
+    "true positive",
+    "false positive",
+    "false negative",
+    "true negative",
+)
+SHOWN = 600  # pixels across which a map and its overlay are shown at least, however small they are kept
+NOT_DRAWN = "This radiograph is drawn when it is chosen in a running notebook."
+
+
+class Channels(VBox):
+    """A slider over the channels of one layer, and a choice of radiographs.
+
+    The browser moves both by itself, so they move in a notebook that was executed before and on its page, too. The
+    first `kept` radiographs are drawn at once; any other when it is chosen, which needs a kernel, and then kept.
+    """
+
+    def __init__(self, radiographs: Mapping[str, int], draw: Callable[[int], list[bytes]], kept: int, width: int):
+        """`radiographs` names positions in the manifest; `draw` makes of one a WebP file of it and of each channel."""
+        self._positions, self._draw = list(radiographs.values()), draw
+        self._image_layout = Layout(width=f"{width}px", max_width="100%")
+        not_drawn = HTML(NOT_DRAWN)
+        self.radiograph = _choice("radiograph", list(radiographs))
+        self.pictures = Stack([not_drawn] * len(radiographs), selected_index=0)
+        self.channel = IntSlider(description="channel", min=0, **_wide())
+        super().__init__([self.radiograph, self.channel, self.pictures])
+        for place in range(min(max(kept, 1), len(radiographs))):
+            self._fill(place)
+        self.channel.max = len(self.pictures.children[0].children) - 1
+        jsdlink((self.radiograph, "index"), (self.pictures, "selected_index"))
+        self.radiograph.observe(lambda change: self._fill(change["new"]), "index")
+
+    def _fill(self, place: int) -> None:
+        drawn = list(self.pictures.children)
+        if isinstance(drawn[place], HTML):
+            files = self._draw(self._positions[place])
+            images = [Image(value=file, format="webp", layout=self._image_layout) for file in files]
+            drawn[place] = Stack(images, selected_index=self.channel.value)
+            jsdlink((self.channel, "value"), (drawn[place], "selected_index"))
+            self.pictures.children = drawn
+
+
+class Explorer(VBox):
+    """`Channels` of a run and a layer, and controls to change both, which need a kernel; nothing is drawn twice."""
+
+    def __init__(
+        self, trained: Sequence[Run], data: dataset.Dataset, device: torch.device, side: int = 200, kept: int = 4
+    ):
+        """`trained` are runs on `data`; a picture is twice `side` pixels wide; `kept` radiographs are drawn at once."""
+        for run in trained:
+            run.check_fits(data)
+        self._data, self._device, self._side = data, device, side
+        self._runs = {f"{run.settings.model}, seed {run.settings.seed}, run {run.key}": run for run in trained}
+        self._networks: dict[str, tuple[torch.nn.Module, dataset.Feed]] = {}
+        self._panels: dict[tuple[str, str], Channels] = {}
+        self.run = _choice("run", list(self._runs))
+        self.layer = _choice("layer", interpret.layers(self._network(self.run.value)[0]))
+        super().__init__()
+        self._show(kept)
+        self.run.observe(lambda _: self._change_run(), "value")
+        self.layer.observe(lambda _: self._show(), "value")
+
+    @property
+    def channels(self) -> Channels:
+        """What is under the hand now."""
+        return self._panels[self.run.value, self.layer.value]
+
+    def _change_run(self) -> None:
+        self.layer.options = interpret.layers(self._network(self.run.value)[0])
+        self._show()
+
+    def _show(self, kept: int = 1) -> None:
+        chosen = self.run.value, self.layer.value
+        if chosen not in self._panels:
+            radiographs = by_outcome(self._runs[self.run.value])
+            self._panels[chosen] = Channels(radiographs, partial(self._draw, *chosen), kept, max(2 * self._side, SHOWN))
+        self.children = [self.run, self.layer, self.channels]
+
+    def _network(self, name: str) -> tuple[torch.nn.Module, dataset.Feed]:
+        if name not in self._networks:
+            run = self._runs[name]
+            feed = dataset.Feed(self._data, self._device, run.settings.channels, run.settings.normalisation)
+            self._networks[name] = run.network().to(self._device), feed
+        return self._networks[name]
+
+    def _draw(self, name: str, layer: str, position: int) -> list[bytes]:
+        net, feed = self._network(name)
+        fit, place = self._runs[name].settings.fit, np.array([position])
+        pictures = overlays.channels(
+            overlays.grey(self._data.images[position, 0].numpy(), self._data.white, self._side),
+            interpret.feature_maps(net, feed.images(place), layer)[0],
+            dataset.width_mm(self._data.manifest.iloc[position], fit),
+            *dataset.masks(self._data, place, fit).get("opacities", []),
+        )
+        return [overlays.webp(picture) for picture in pictures]
+
+
+def by_outcome(run: Run) -> dict[str, int]:
+    """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
+    test = run.predictions[run.predictions["split"] == "test"]
+    called = test["probability"] >= run.record["threshold"]
+    test = test.assign(outcome=metrics.outcomes(test["label"], called), sure=(test["probability"] - 0.5).abs())
+    test = test.sort_values("sure", ascending=False, kind="stable")
+    turn = test.groupby("outcome").cumcount()
+    order = pd.DataFrame({"later": turn > 0, "outcome": test["outcome"].map(OUTCOMES.index)})
+    test = test.loc[order.sort_values(["later", "outcome"], kind="stable").index]
+    return {
+        f"{row.outcome}, probability {row.probability:.3f}, {row.image_id}": position
+        for position, row in zip(test.index, test.itertuples(), strict=True)
+    }
+
+
+def _choice(name: str, options: Sequence[str]) -> Dropdown:
+    return Dropdown(description=name, options=options, **_wide())
+
+
+def _wide() -> dict:
+    return {"style": {"description_width": "6em"}, "layout": Layout(width="40em", max_width="100%")}

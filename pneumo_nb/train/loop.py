@@ -1,0 +1,253 @@
+"""The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pneumo_nb.metrics import Counts, choose_threshold
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import checkpoints, losses, machine, memory, models
+from pneumo_nb.train.dataset import Dataset, Feed
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: weights of the epoch reported, history of all epochs, probabilities of all images."""
+
+    weights: dict[str, Tensor]
+    history: pd.DataFrame
+    probabilities: np.ndarray  # (images,), of pneumoconiosis, in manifest order
+    epoch_reported: int  # 1-based
+    threshold: float
+    seconds: float
+    peak_memory_mib: float  # allocated on the GPU; on a CPU, of the whole process so far
+
+
+def fit(
+    settings: TrainSettings,
+    data: Dataset,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train one network and evaluate it after each epoch.
+
+    With a `checkpoint` path finished epochs are saved there; a checkpoint found there is continued, and ends at the
+    weights of an undisturbed run. A ValueError says what the data or the settings lack, or how the checkpoint does not
+    belong to them; a MemoryError what to lower; a FloatingPointError names the epoch and step at which the loss stopped
+    being a number.
+    """
+    _refuse_unfit(settings, data)
+    machine.refuse_unfit(settings, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    feed = Feed(data, device, settings.channels, settings.normalisation)
+    net = machine.in_place(_network(settings)).to(device)
+    optimiser = machine.adam(net, settings, device)
+    identity = {"dataset": data.hash} | settings.model_dump()
+    done = checkpoints.resume(checkpoint, identity, net, optimiser)
+    done = done or {"history": [], "weights": {}, "seconds": 0.0}
+    training = data.part("train")
+    images, step = len(training), _step(settings, net, optimiser, feed)
+    evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
+    room = memory.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
+    machine.keep_memory(room > 3)  # as much as it may come to
+    with (
+        memory.shortage_named(settings, device),
+        _deterministic(settings.deterministic),
+        machine.precision(settings.precision),
+        _bar(settings, images, len(done["history"]), progress) as bar,
+    ):
+        for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
+            start = time.perf_counter()
+            row = {"epoch": epoch} | _epoch(settings, net, step, feed, training, epoch, bar)
+            for split in ("validation", "test"):
+                if len(data.part(split)):
+                    row |= _evaluate(settings, net, feed, data.part(split), split, epoch)
+            done["history"].append(row)
+            if _reported(settings, done["history"]) == epoch:
+                done["weights"] = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+            done["seconds"] += time.perf_counter() - start
+            bar.set_postfix(loss=f"{row['train_loss']:.3f}", test_recall=f"{row['test_recall']:.3f}")
+            if checkpoint and (epoch % settings.checkpoint_every == 0 or epoch == settings.epochs):
+                checkpoints.save(checkpoint, identity, done, net, optimiser)
+        net.load_state_dict(done["weights"])
+        probabilities = predict(net, feed, np.arange(len(data.labels)))
+    return Trained(
+        weights=done["weights"],
+        history=pd.DataFrame(done["history"]),
+        probabilities=probabilities,
+        epoch_reported=_reported(settings, done["history"]),
+        threshold=_threshold(settings, data, probabilities),
+        seconds=done["seconds"],
+        peak_memory_mib=memory.peak_mib(device),
+    )
+
+
+def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
+    """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
+    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+
+
+def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
+    """The training set of one epoch, shuffled by (seed, epoch) and cut: positions within `labels`, (images,).
+
+    With the `sampler` reading of Eq. 7 as many images are drawn with replacement, positives n times as often. A lone
+    last image joins the batch before it, since batch normalisation cannot normalise a single value.
+    """
+    random = np.random.default_rng([settings.seed, epoch, 0])
+    order = random.permutation(len(labels))
+    if settings.loss == "sampler":
+        weight = np.where(labels == 1, settings.scale_factor, 1.0)
+        order = random.choice(len(labels), len(labels), p=weight / weight.sum())
+    cuts = list(range(settings.batch_size, len(order), settings.batch_size))
+    if cuts and len(order) - cuts[-1] == 1:
+        cuts.pop()
+    return np.split(order, cuts)
+
+
+def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
+    return tqdm(
+        desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
+        total=settings.epochs * images,
+        initial=epochs_done * images,
+        unit="image",
+        disable=not shown,
+        leave=False,
+    )
+
+
+def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:
+    """One step of Adam: positions and flips of a batch, on the device -> its loss and logits, on the device."""
+    forward = machine.forward(net, settings, feed.device)
+
+    def step(positions: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        logits = forward(feed.images(positions, flips))
+        loss = losses.balanced_loss(logits, feed.labels(positions), settings.loss, settings.scale_factor)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach(), logits.detach()
+
+    return machine.recorded(step, settings.batch_size) if feed.on_gpu else step
+
+
+def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
+    """One pass over the training set; loss and metrics are those met on the way, as in Figure 7."""
+    net.train()
+    torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout draws from here, so that an epoch can be repeated
+    flips = np.random.default_rng([settings.seed, epoch, 1]).random(len(training)) < settings.flip
+    cut = batches(feed.labels(training).cpu().numpy(), settings, epoch)
+    order, sizes = np.concatenate(cut), [len(batch) for batch in cut]
+    positions, flips = (torch.from_numpy(values[order]).to(feed.device) for values in (training, flips))
+    step_losses, step_logits = [], []
+    for batch, flipped in zip(positions.split(sizes), flips.split(sizes), strict=True):
+        loss, logits = step(batch, flipped)
+        step_losses.append(loss)
+        step_logits.append(logits)
+        bar.update(len(batch))
+    values = torch.stack(step_losses).cpu()
+    for number, value in enumerate(values.tolist(), start=1):
+        _refuse_not_a_number(value, f"at epoch {epoch}, step {number}", settings)
+    return _row("train", torch.cat(step_logits).cpu(), feed.labels(positions).cpu(), values.mean().item(), settings)
+
+
+def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is not a number {where}: try a learning rate below {settings.learning_rate:g}"
+        )
+
+
+def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
+    logits, labels = _logits(net, feed, positions), feed.labels(positions).cpu()
+    loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor).item()
+    _refuse_not_a_number(loss, f"on the {split} part after epoch {epoch}", settings)
+    return _row(split, logits, labels, loss, settings)
+
+
+def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
+    net.eval()
+    with torch.inference_mode():
+        parts = torch.from_numpy(positions).split(machine.at_once(feed.image_size, feed.device))
+        return torch.cat([net(feed.images(some)) for some in parts]).cpu()
+
+
+def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:
+    """One split's share of a history row; while a threshold rule waits for the last epoch, calls are made at 0.5."""
+    threshold = 0.5 if isinstance(settings.threshold, str) else settings.threshold
+    counts = Counts.of(labels.numpy(), logits.softmax(dim=1)[:, 1].numpy() >= threshold)
+    return {f"{split}_loss": loss} | {f"{split}_{name}": value for name, value in counts.row().items()}
+
+
+def _reported(settings: TrainSettings, history: list[dict]) -> int:
+    """The epoch (1-based) whose weights count: the last, or the first of the best by accuracy."""
+    if settings.epoch_reported == "last":
+        return settings.epochs
+    split = settings.epoch_reported.removeprefix("best_")
+    return 1 + int(np.argmax([row[f"{split}_accuracy"] for row in history]))
+
+
+def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray) -> float:
+    if not isinstance(settings.threshold, str):
+        return settings.threshold
+    chosen_on = data.part("validation")
+    return choose_threshold(data.labels.numpy()[chosen_on], probabilities[chosen_on], settings.threshold)
+
+
+def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
+    for split, name in (("train", "training set"), ("test", "testing set")):
+        labels = data.labels.numpy()[data.part(split)]
+        if len(set(labels)) < 2:
+            raise ValueError(
+                f"the {name} of dataset {data.name!r} has {sum(labels == 1)} positive and {sum(labels == 0)} negative"
+                " radiographs; both classes are needed"
+            )
+    validation = data.labels.numpy()[data.part("validation")]
+    if (settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)) and not len(validation):
+        raise ValueError(
+            f"epoch_reported = {settings.epoch_reported!r} with threshold = {settings.threshold!r} needs a validation"
+            f" part; dataset {data.name!r} has none: prepare it with validation_fraction above 0"
+        )
+    if isinstance(settings.threshold, str) and len(set(validation)) < 2:
+        raise ValueError(
+            f"threshold = {settings.threshold!r} needs both classes in the validation part; that of dataset"
+            f" {data.name!r} has {sum(validation == 1)} positive and {sum(validation == 0)} negative radiographs"
+        )
+
+
+def _network(settings: TrainSettings) -> nn.Module:
+    net = models.build(**settings.architecture(), seed=settings.seed)
+    if settings.initial_weights != "scratch":
+        path = Path(settings.initial_weights)
+        if not path.is_file():
+            raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
+        checkpoints.load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
+    return net
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Ask torch for reproducible algorithms, else for those it measures to be fastest; put its settings back after."""
+    filled, cudnn = torch.utils.deterministic, torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
+    torch.use_deterministic_algorithms(wanted)
+    filled.fill_uninitialized_memory = False  # a debugging aid that costs time
+    cudnn.benchmark = not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        filled.fill_uninitialized_memory, cudnn.benchmark = before[1:]

@@ -1,0 +1,189 @@
+"""Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import dask
+import torch
+from dask.system import CPU_COUNT
+from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed
+from distributed.comm import connect, parse_address, parse_host_port
+from tqdm.auto import tqdm
+
+from pneumo_nb import paths
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, runs, task
+
+PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
+LOOPBACK = "127.0.0.1"
+
+
+def train_all(
+    wanted: Sequence[TrainSettings], data: dataset.Dataset, device: torch.device, scheduler: str = ""
+) -> list[runs.Run]:
+    """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
+
+    Without a `scheduler` they are trained here, one after another; with the address of a Dask scheduler, at once on its
+    workers, which must share this machine's data/ and outputs/. A run that fails does not stop the others: when all are
+    through, a RuntimeError names each failed run and its reason. A ValueError says what the cluster lacks.
+    """
+    keys = [runs.key(settings, data.hash) for settings in wanted]
+    missing = {key: settings for key, settings in zip(keys, wanted, strict=True) if not runs.is_finished(key)}
+    train = _train_on_cluster if scheduler else _train_here
+    failures = train(missing, data, device, scheduler) if missing else {}
+    if failures:
+        raise RuntimeError(_all_in_one_line(failures, dict(zip(keys, wanted, strict=True))))
+    return [runs.load(key) for key in keys]
+
+
+def train_columns(
+    columns: Mapping[str, TrainSettings],
+    seeds: Sequence[int],
+    data: dataset.Dataset,
+    device: torch.device,
+    scheduler: str = "",
+) -> dict[str, list[runs.Run]]:
+    """The runs of a table: for each column one of each seed, all of them by one call of `train_all`."""
+    wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
+    trained = iter(train_all(wanted, data, device, scheduler))
+    return {name: [next(trained) for _ in seeds] for name in columns}
+
+
+def address(text: str) -> str:
+    """The address of a Dask scheduler as it was given; a ValueError if it cannot be one."""
+    try:
+        protocol, location = parse_address(text)
+        host, port = parse_host_port(location)
+        right = protocol in ("tcp", "tls") and host and 0 < port < 65536
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"scheduler = {text!r}: host:port or tcp://host:port, as `dask scheduler` prints it, is right")
+    return text
+
+
+@contextmanager
+def cluster(jobs: int, device: torch.device) -> Iterator[str]:
+    """A Dask cluster of `jobs` processes on this machine, reached from this machine alone; yields its address.
+
+    The processes share the cores; on a GPU each is given one GPU, in turn if there are fewer GPUs than processes.
+    """
+    quiet = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
+        common = quiet | {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "silence_logs": logging.CRITICAL}
+        workers = {
+            number: {"cls": Nanny, "options": common | _share(number, jobs, device.type)} for number in range(jobs)
+        }
+        with (
+            # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
+            dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
+            SpecCluster(workers, {"cls": Scheduler, "options": quiet}, silence_logs=logging.CRITICAL) as local,
+        ):
+            yield local.scheduler_address
+
+
+def _share(number: int, jobs: int, device: str) -> dict:
+    """One process's share of the machine, as options of its nanny."""
+    threads = str(max(1, CPU_COUNT // jobs))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    if device != "cuda":
+        return {"env": environment}
+    there = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
+    gpus = there or [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"env": environment | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}, "resources": {"GPU": 1}}
+
+
+def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, _: str) -> dict:
+    """Train one run after another; returns the error of each that failed, by its key."""
+    failures = {}
+    for key, settings in missing.items():
+        try:
+            runs.load_or_train(settings, data, device)
+        except Exception as error:
+            failures[key] = error.with_traceback(None)  # its frames would keep the failed run's memory
+    return failures
+
+
+def _train_on_cluster(
+    missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, scheduler: str
+) -> dict[str, BaseException]:
+    """Train runs as Dask tasks; returns the error of each that failed, by its key.
+
+    A task bears its run's key, so that a scheduler that two ask for one run has it trained once.
+    """
+    for key in missing:
+        paths.runs(key).mkdir(parents=True, exist_ok=True)  # the sign by which a worker knows that it shares outputs/
+    failures = {}
+    with _client(scheduler) as client:
+        needs = {"GPU": 1} if device.type == "cuda" else {}
+        _wait_for_worker(client, needs)
+        asked = [
+            client.submit(task.train, dict(settings), data.name, data.hash, device.type, key=key, resources=needs)
+            for key, settings in missing.items()
+        ]
+        done = as_completed(asked, loop=client.loop)
+        for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
+            error = one.exception() if one.status != "cancelled" else CancelledError()
+            if error is None and not runs.is_finished(one.key):
+                error = ValueError("trained, but not into this outputs/runs, which the cluster must share")
+            if error is not None:
+                failures[one.key] = error
+    return failures
+
+
+def _client(scheduler: str) -> Client:
+    try:
+        with ThreadPoolExecutor() as beside:  # a notebook's own thread has an event loop already
+            beside.submit(asyncio.run, _greet(address(scheduler))).result()
+        return Client(scheduler, timeout=PATIENCE, set_as_default=False)
+    except OSError:
+        raise ValueError(f"no Dask scheduler answers at {scheduler}: start one, or leave the address empty") from None
+
+
+async def _greet(scheduler: str) -> None:
+    """Connect once: Client itself would wait for ever where something listens but is no scheduler."""
+    secrets = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE, **secrets), PATIENCE)
+    comm.abort()
+
+
+def _wait_for_worker(client: Client, needs: dict[str, int]) -> None:
+    """Return when a worker is there that could take a run; a ValueError if none comes."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(needs.items() <= worker["resources"].items() for worker in workers):
+            return
+        if time.monotonic() > end:
+            what = " with --resources GPU=1" if needs else ""
+            raise ValueError(
+                f"the Dask scheduler has {len(workers)} workers, none to train on: start `dask worker`{what} first"
+            )
+        time.sleep(0.2)
+
+
+def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainSettings]) -> str:
+    """The failed runs, each by the settings in which those asked for differ, with what they died of."""
+    every = list(asked.values())
+    differing = [field for field in TrainSettings.model_fields if len({getattr(s, field) for s in every}) > 1]
+    by_reason: dict[str, list[str]] = {}
+    for key, error in failures.items():
+        names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
+        by_reason.setdefault(_reason(error), []).append(f"({names})")
+    listed = "; ".join(f"{' '.join(names)} {reason}" for reason, names in by_reason.items())
+    return f"{len(failures)} of {len(asked)} runs failed: {listed}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KilledWorker):
+        return "every worker that tried it died"
+    if isinstance(error, CancelledError):
+        return "the Dask scheduler went away"
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"

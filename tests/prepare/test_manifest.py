@@ -1,0 +1,79 @@
+import csv
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumo_nb.prepare import manifest
+from pneumo_nb.settings import PrepareSettings
+
+SETTINGS = PrepareSettings()
+
+
+def accepted(position, label="0", picture=None):
+    """What converting tells of one image, as the journal keeps it."""
+    values = dict.fromkeys([*manifest.MANIFEST, *manifest.COUNTED], "")
+    values |= {"image_id": f"r-{position}", "patient_id": f"p-{position}", "label": label, "position": position}
+    return values | {"sha256": picture or f"sha-{position}", "patient_from": "the labels CSV", "suspected_text": 0}
+
+
+def entries_of(labels):
+    """One entry for each of `labels`, of which None is a reject; and as many rows of a labels CSV."""
+    entries = [
+        {"position": place, "file": f"r-{place}", "reason": "it is empty"} if label is None else accepted(place, label)
+        for place, label in enumerate(labels, start=1)
+    ]
+    return entries, [f"{place}.dcm" for place in range(1, len(labels) + 1)]
+
+
+@given(st.lists(st.sampled_from(["0", "1", None]), max_size=40).map(lambda more: [*"0000011111", *more]))
+def test_found_is_accepted_and_rejected_and_every_accepted_image_is_in_one_part(labels):
+    entries, files = entries_of(labels)
+    columns, told = manifest.outcome(entries, files, {}, SETTINGS)
+    counts = told["counts"]
+    assert counts["found"] == len(labels) == counts["accepted"] + counts["rejected"]
+    assert counts["rejected"] == labels.count(None) == sum(counts["reasons"].values())
+    assert len(columns["split"]) == counts["accepted"] and set(columns["split"]) == {"train", "test"}
+    assert sum(sum(part.values()) for part in counts["parts"].values()) == counts["accepted"]
+    assert manifest.summary(told).startswith(f"{len(labels)} files found: {counts['accepted']} accepted")
+
+
+def test_rows_are_written_in_order_and_hold_the_listed_columns_only(tmp_path):
+    entries, files = entries_of(["0", None, *"0110101010"])
+    entries[0]["secret"] = "PATIENT^NAME"
+    columns, told = manifest.outcome(entries, files, {}, SETTINGS)
+    manifest.write(tmp_path, entries, columns, {"name": "x"} | told)
+    kept, rejected = (list(csv.reader((tmp_path / name).open())) for name in ("manifest.csv", "rejects.csv"))
+    assert kept[0] == manifest.MANIFEST and rejected == [manifest.REJECTS, ["r-2", "2", "it is empty"]]
+    assert [row[0] for row in kept[1:]] == [f"r-{place}" for place in range(1, 13) if place != 2]
+    assert not any("PATIENT" in file.read_text() for file in tmp_path.iterdir())
+    stored = json.loads((tmp_path / "dataset.json").read_text())
+    assert stored["name"] == "x" and len(stored["hash"]) == 64
+
+
+def test_the_hash_knows_every_row_and_every_setting(tmp_path):
+    hashes = set()
+    for labels, settings in (("0110", SETTINGS), ("0111", SETTINGS), ("0110", SETTINGS.varied(quality=90))):
+        entries, files = entries_of([*labels, *"010101010101"])
+        columns, told = manifest.outcome(entries, files, {}, settings)
+        manifest.write(tmp_path, entries, columns, told)
+        hashes.add(json.loads((tmp_path / "dataset.json").read_text())["hash"])
+    assert len(hashes) == 3
+
+
+def test_one_picture_twice_is_counted_and_stays_on_one_side():
+    entries = [accepted(place, str(place % 2), picture=f"sha-{place // 4}") for place in range(1, 41)]
+    columns, told = manifest.outcome(entries, [str(place) for place in range(40)], {}, SETTINGS)
+    sides = {}
+    for picture, part in zip(columns["sha256"], columns["split"], strict=True):
+        sides.setdefault(picture, set()).add(part)
+    assert all(len(parts) == 1 for parts in sides.values()) and told["overlap_of_pictures"] == 0
+    assert told["counts"]["duplicates"] == 40 - len(sides)
+    assert told["counts"]["duplicates_with_two_labels"] > 0
+
+
+def test_none_accepted_is_said_with_the_reasons():
+    entries, files = entries_of([None, None])
+    with pytest.raises(ValueError, match=r"none of the 2 files became an image \(2: it is empty\)"):
+        manifest.outcome(entries, files, {}, SETTINGS)

@@ -1,0 +1,125 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+import toy
+from ipywidgets import HTML, Stack
+
+from pneumo_nb import metrics
+from pneumo_nb.results import interpret, overlays, sliders
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, runs
+
+CPU = torch.device("cpu")
+SMALL = {"model": "densenet", "depth": 7, "blocks": 2, "image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
+
+
+@pytest.fixture
+def data(home):
+    return dataset.load(toy.prepared(), 32)
+
+
+@pytest.fixture
+def trained(data):
+    """Two small DenseNets, of 24 and 16 maps in the first layer."""
+    chosen = (TrainSettings.of(**SMALL), TrainSettings.of(**SMALL | {"growth_rate": 8, "depth": 11}))
+    return [runs.load_or_train(each, data, CPU, progress=False) for each in chosen]
+
+
+def picture(image):
+    return cv2.imdecode(np.frombuffer(image.value, np.uint8), cv2.IMREAD_COLOR)
+
+
+class Drawing:
+    """Three WebP pictures of one grey for each radiograph, and a note of those asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, position):
+        self.asked.append(position)
+        return [overlays.webp(np.full((8, 16, 3), 10 * position + channel, np.uint8)) for channel in range(3)]
+
+
+def test_only_the_radiographs_to_be_kept_are_drawn_at_once_and_others_when_chosen():
+    draw = Drawing()
+    panel = sliders.Channels({"a": 4, "b": 7, "c": 5}, draw, kept=2, width=100)
+    assert draw.asked == [4, 7] and panel.channel.max == 2
+    assert [type(child) for child in panel.pictures.children] == [Stack, Stack, HTML]
+    panel.radiograph.index = 2
+    assert draw.asked == [4, 7, 5] and isinstance(panel.pictures.children[2], Stack)
+    panel.radiograph.index = 0
+    panel.radiograph.index = 2
+    assert draw.asked == [4, 7, 5]
+
+
+def test_the_first_radiograph_is_always_drawn_and_no_more_than_there_are():
+    draw = Drawing()
+    sliders.Channels({"a": 4, "b": 7}, draw, kept=0, width=100)
+    sliders.Channels({"a": 4, "b": 7}, draw, kept=9, width=100)
+    assert draw.asked == [4, 4, 7]
+
+
+def test_a_radiograph_that_is_drawn_later_shows_the_channel_of_the_slider():
+    panel = sliders.Channels({"a": 4, "b": 7}, Drawing(), kept=1, width=100)
+    panel.channel.value = 2
+    panel.radiograph.index = 1
+    assert panel.pictures.children[1].selected_index == 2
+
+
+def test_every_channel_of_the_first_layer_has_its_picture_behind_the_radiographs(data, trained):
+    explorer = sliders.Explorer(trained, data, CPU, side=32, kept=1)
+    images = explorer.channels.pictures.children[0].children
+    assert len(images) == 1 + 24 == explorer.channels.channel.max + 1
+    position = next(iter(sliders.by_outcome(trained[0]).values()))
+    feed = dataset.Feed(data, CPU, 1, "none")
+    maps = interpret.feature_maps(trained[0].network(), feed.images(np.array([position])), "stem")[0]
+    drawn = picture(images[3])[8:24, 8:24]  # off the marks
+    expected = overlays.coloured(maps[2], 32)[8:24, 8:24, ::-1]
+    assert abs(drawn.astype(int) - expected).mean() < 20 < abs(255 - drawn.astype(int) - expected).mean()
+
+
+def test_another_layer_and_another_run_are_computed_once(data, trained, monkeypatch):
+    asked, compute = [], interpret.feature_maps
+    monkeypatch.setattr(interpret, "feature_maps", lambda net, x, layer: asked.append(layer) or compute(net, x, layer))
+    explorer = sliders.Explorer(trained, data, CPU, side=32, kept=2)
+    assert asked == ["stem"] * 2 and explorer.layer.options == ("stem", "features.dense1", "features.dense2")
+    explorer.layer.value = "features.dense1"
+    assert explorer.channels.channel.max == 24 + 12 and asked[2:] == ["features.dense1"]
+    explorer.run.index = 1
+    assert explorer.layer.value == "features.dense1" and explorer.channels.channel.max == 16 + 2 * 8
+    assert explorer.children[2] is explorer.channels
+    computed = len(asked)
+    explorer.run.index = 0
+    explorer.layer.value = "stem"
+    assert len(asked) == computed and explorer.channels.channel.max == 24
+
+
+def test_opacities_are_outlined_where_they_are_known(data, trained):
+    plain = sliders.Explorer(trained[:1], data, CPU, side=60, kept=8)
+    toy.masks()
+    outlined = sliders.Explorer(trained[:1], data, CPU, side=60, kept=8)
+    for place, position in enumerate(sliders.by_outcome(trained[0]).values()):
+        before, after = (picture(each.channels.pictures.children[place].children[0]) for each in (plain, outlined))
+        assert (before != after).any() == bool(data.labels[position])
+
+
+def test_each_outcome_comes_first_once_and_the_surest_of_it(trained):
+    order = sliders.by_outcome(trained[0])
+    test = trained[0].predictions.query("split == 'test'")
+    assert sorted(order.values()) == test.index.tolist()
+    outcomes = metrics.outcomes(test["label"], test["probability"] >= 0.5)
+    first = [text.split(",")[0] for text in list(order)[: len(set(outcomes))]]
+    assert first == [outcome for outcome in sliders.OUTCOMES if outcome in outcomes]
+    for text in first:
+        sure = {
+            name: abs(test["probability"][position] - 0.5) for name, position in order.items() if name.startswith(text)
+        }
+        assert next(iter(sure)) == max(sure, key=sure.get)
+
+
+def test_a_run_of_another_size_or_dataset_is_refused(data, trained):
+    with pytest.raises(ValueError, match=r"at 32 x 32 pixels; the radiographs here are 40 x 40"):
+        sliders.Explorer(trained, dataset.load("toy", 40), CPU)
+    with pytest.raises(ValueError, match="was trained on 'toy', which is not this 'other'"):
+        sliders.Explorer(trained, dataset.load(toy.prepared("other", seed=1), 32), CPU)

@@ -1,0 +1,252 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from disks import filled, read_only
+from safetensors.torch import save_file
+
+from pneumo_nb import metrics, paths
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, loop, models, runs
+
+CPU = torch.device("cpu")
+TINY = {"image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
+
+
+def settings(**more):
+    return TrainSettings.of(**(TINY | more))
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    """These tests are about what is stored, not about the network."""
+    monkeypatch.setattr(models, "build", toy.build)
+
+
+@pytest.fixture
+def data(home):
+    return dataset.load(toy.prepared(), 32)
+
+
+def run(data, **more):
+    return runs.load_or_train(settings(**more), data, CPU, progress=False)
+
+
+def test_a_run_leaves_its_files_and_a_record_that_agrees_with_them(data):
+    done = run(data)
+    assert sorted(file.name for file in paths.runs(done.key).iterdir()) == [
+        "history.csv", "predictions.csv", "record.json", "weights.safetensors",
+    ]  # fmt: skip
+    on_test = done.predictions.query("split == 'test'")
+    assert done.counts == metrics.Counts.of(on_test["label"], on_test["probability"] >= 0.5)
+    assert len(done.predictions) == 24 and len(done.history) == 1
+    assert done.settings == settings() and done.record["dataset"]["hash"] == data.hash
+    assert done.record["seconds"] > 0 and done.record["images_per_second"] > 0 and done.record["versions"]["torch"]
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(data, monkeypatch):
+    first = run(data)
+    monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("trained again"))
+    assert run(data).record == first.record
+
+
+def test_the_stored_network_gives_the_stored_predictions(data):
+    done = run(data)
+    feed = dataset.Feed(data, CPU, 1, "none")
+    again = loop.predict(done.network(), feed, data.part("test"))
+    assert done.predictions.query("split == 'test'")["probability"].to_numpy() == pytest.approx(again, abs=1e-6)
+
+
+def test_two_trainings_leave_the_same_bytes(data, home, monkeypatch):
+    first = run(data)
+    files = ("weights.safetensors", "history.csv", "predictions.csv")
+    before = {file: (paths.runs(first.key) / file).read_bytes() for file in files}
+    (paths.runs(first.key) / "record.json").unlink()
+    assert {file: (paths.runs(run(data).key) / file).read_bytes() for file in files} == before
+
+
+def test_every_setting_and_the_dataset_change_the_key():
+    base = TrainSettings()
+    changed = {
+        "epochs": 2,
+        "seed": 1,
+        "scale_factor": 1,
+        "loss": "none",
+        "channels": 1,
+        "flip": 0,
+        "deterministic": False,
+    }
+    keys = {runs.key(base.model_copy(update={name: value}), "a") for name, value in changed.items()}
+    keys |= {runs.key(base, "a"), runs.key(base, "b")}
+    assert len(keys) == len(changed) + 2
+    assert runs.key(TrainSettings.of(epochs="40"), "a") == runs.key(base, "a")
+
+
+def test_a_run_that_is_not_there_is_refused(home):
+    for name in ("", "0123", "../.."):
+        with pytest.raises(ValueError, match="no finished run"):
+            runs.load(name)
+
+
+def test_devices_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runs.device("auto") == CPU == runs.device("cpu")
+    with pytest.raises(ValueError, match="no GPU"):
+        runs.device("cuda")
+    with pytest.raises(ValueError, match="'tpu'.*auto, cpu or cuda"):  # noqa: RUF043
+        runs.device("tpu")
+
+
+def test_tables_hold_the_papers_columns_and_every_run(data):
+    plain, balanced, other = run(data, scale_factor=1), run(data, scale_factor=5), run(data, scale_factor=3)
+    tables = runs.tables(data.hash)
+    assert (tables["source"] == "paper").sum() == 12
+    mine = tables[tables["source"] == "run"].set_index("key")
+    assert mine.loc[plain.key, "column"] == "ResNet34, n = 1" and mine.loc[balanced.key, "table"] == 2
+    assert mine.loc[other.key, "column"] == "ResNet34, n = 3" and mine["table"].isna().sum() == 1
+    assert mine["tp"].tolist() == [runs.load(key).counts.tp for key in mine.index]
+    assert runs.tables("another dataset")["source"].unique().tolist() == ["paper"]
+
+
+def test_a_protocol_names_the_departures_from_the_paper_only():
+    assert runs.protocol(TrainSettings.of(seed=3, scale_factor=1)) == "paper"
+    assert runs.protocol(settings()) == "channels=1, image_size=32, epochs=1, batch_size=8"
+
+
+def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(runs.json, "dumps", lambda *_, **__: 1 / 0)
+        run(data, seed=5)
+    assert runs.finished(data.hash) == []
+    assert json.loads((paths.runs(run(data, seed=5).key) / "record.json").read_text())["settings"]["seed"] == 5
+
+
+def test_a_run_fits_only_its_own_radiographs(data, home):
+    done = run(data)
+    done.check_fits(data)
+    with pytest.raises(ValueError, match="trained at 32 x 32 pixels; the radiographs here are 48 x 48"):
+        done.check_fits(dataset.load("toy", 48))
+    with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
+        done.check_fits(dataset.load(toy.prepared("other", seed=3), 32))
+
+
+def test_a_run_that_diverged_is_not_finished_and_says_the_same_again(data):
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="epoch 1, step"):
+            run(data, learning_rate=1e38)
+    assert not runs.is_finished(runs.key(settings(learning_rate=1e38), data.hash)) and runs.finished(data.hash) == []
+
+
+def test_initial_weights_count_by_their_content(home, tmp_path):
+    file = tmp_path / "start.safetensors"
+    wanted = settings(initial_weights=str(file))
+    absent = runs.key(wanted, "a")
+    keys = {absent}
+    for seed in (1, 2):
+        save_file(toy.build("resnet34", 1, seed=seed).state_dict(), file)
+        keys |= {runs.key(wanted, "a"), runs.key(wanted, "a")}
+    assert len(keys) == 3
+
+
+def test_weights_that_do_not_fit_their_run_are_named(data):
+    done = run(data)
+    save_file({"other": torch.zeros(2)}, paths.runs(done.key) / "weights.safetensors")
+    with pytest.raises(ValueError, match=rf"^weights.safetensors of run {done.key} does not fit resnet34: ") as said:
+        done.network()
+    assert "\n" not in str(said.value)
+
+
+def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(data):
+    done = run(data)
+    record = paths.runs(done.key) / "record.json"
+    record.write_text(record.read_text().replace(f'"format": {runs.FORMAT}', '"format": 0'))
+    assert runs.finished(data.hash) == []
+    with pytest.raises(ValueError, match=rf"run {done.key} has format 0; this version reads and trains format"):
+        runs.load(done.key)
+    for content in ("{", "[]", "{}"):
+        record.write_text(content)
+        with pytest.raises(ValueError, match=rf"record.json of run {done.key} is damaged: remove its folder"):
+            runs.finished(data.hash)
+
+
+TRAINING = """
+import sys, torch, toy
+from pneumo_nb.train import dataset, models, runs
+from pneumo_nb.settings import TrainSettings
+models.build = toy.build
+settings = TrainSettings.of(image_size=32, channels=1, epochs=int(sys.argv[1]), batch_size=8)
+print(runs.load_or_train(settings, dataset.load("toy", 32), torch.device("cpu"), progress=False).key)
+"""
+
+
+def training(epochs):
+    """A process that trains one run, as a notebook's kernel would."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRAINING, str(epochs)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, home):
+    epochs = 60
+    run_key = runs.key(settings(epochs=epochs), data.hash)
+    owner, follower = training(epochs), None
+    try:
+        while not (paths.runs(run_key) / "checkpoint.pt").is_file() and owner.poll() is None:
+            time.sleep(0.001)
+        owner.send_signal(signal.SIGSTOP)  # it keeps the lock, however long the other takes to start
+        follower = training(epochs)
+        assert follower.stderr.readline() == f"another process is busy with run {run_key}: waiting until it is done\n"
+        assert follower.poll() is None and owner.poll() is None
+        owner.send_signal(signal.SIGKILL)
+        said, complaint = follower.communicate(timeout=120)
+    finally:
+        for one in (owner, follower):
+            if one:
+                one.kill()
+                one.communicate()
+    assert said.strip() == run_key and not complaint
+    assert len(runs.load(run_key).history) == epochs
+    assert [path.name for path in paths.runs(run_key).iterdir() if path.name.startswith((".", "checkpoint"))] == []
+
+
+def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_empty_one(small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    data = dataset.load(toy.prepared(), 32)
+    undisturbed = run(data)
+    folder = paths.runs(undisturbed.key)
+    files = ("weights.safetensors", "history.csv", "predictions.csv")
+    wanted = {file: (folder / file).read_bytes() for file in files}
+    refused = set()
+    for pages in range(13):
+        for file in folder.iterdir():
+            file.unlink()
+        with filled(small_disk, but=pages * 4096):
+            try:
+                run(data)
+            except OSError as error:
+                refused.add(str(error).split("/")[-1])
+            left = {file.name: file.read_bytes() for file in folder.iterdir()}
+            assert left.keys() <= {*files, "checkpoint.pt", "record.json"}
+            assert all(left[file] == wanted[file] for file in files if file in left)
+        assert run(data).counts == undisturbed.counts
+        assert {file: (folder / file).read_bytes() for file in files} == wanted
+    full = "cannot be written: No space left on device"
+    assert {f"checkpoint.pt {full}", f"record.json {full}"} <= refused and len(refused) >= 4
+
+
+def test_a_finished_run_is_loaded_from_a_folder_that_may_only_be_read(small_disk, monkeypatch):
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
+    data = dataset.load(toy.prepared(), 32)
+    done = run(data)
+    with read_only(small_disk):
+        assert run(data).record == done.record
+        with pytest.raises(OSError, match=r"^outputs/runs/\.[0-9a-f]{16}\.lock cannot be written: Read-only file"):
+            run(data, seed=1)
