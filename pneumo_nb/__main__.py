@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--dataset", help="a prepared dataset; the phantom by default")
     reproduce.add_argument("--params", type=Path, help="YAML file of notebook parameters")
     reproduce.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
-    reproduce.add_argument("--only", default="", help="numbers of notebooks, such as 02,08")
+    reproduce.add_argument("--only", default="", help="numbers of notebooks, such as 02,12")
     reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2")
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
     reproduce.add_argument("--jobs", default=1, metavar="N", help="train N runs at once on this machine")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -14,12 +13,10 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from pneumo_nb import metrics, paper, paths
+from pneumo_nb import metrics, paths
 from pneumo_nb.settings import TrainSettings, digest
 from pneumo_nb.train import checkpoints, dataset, loop, models
 
-FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
-VARIED = set().union(*(column.settings for column in paper.TABLES))  # the settings that tell the paper's columns apart
 FORMAT = 3  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
 
 
@@ -175,73 +172,3 @@ def finished(dataset_hash: str) -> list[Run]:
     keys = [path.parent.name for path in sorted(paths.runs().glob("*/record.json"))]
     found = [Run(run_key, _record(run_key)) for run_key in keys]
     return [run for run in found if run.record["format"] == FORMAT and run.record["dataset"]["hash"] == dataset_hash]
-
-
-def tables(dataset_hash: str) -> pd.DataFrame:
-    """Tables 2-6 with the paper's columns and every finished run on one dataset: one row for each, never averaged.
-
-    `source` is paper or run; `protocol` tells how a run departs from the paper's settings other than what its column
-    names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
-    """
-    rows = [
-        {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
-        | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
-        for column in paper.TABLES
-    ]
-    for run in finished(dataset_hash):
-        about = {"source": "run", "protocol": protocol(run.settings), "seed": run.settings.seed, "key": run.key}
-        more = {name: run.record[name] for name in FROM_RECORD}
-        measured = about | more | _with_intervals(run.counts)
-        rows += [place | measured for place in _places(run.settings)]
-    frame = pd.DataFrame(rows)
-    about = ["table", "column", "source", "protocol", "seed", "key"]
-    measured = [name for name in frame.columns if name not in (*about, *FROM_RECORD)]
-    frame = frame.reindex(columns=[*about, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
-    places = {column: place for place, column in enumerate(dict.fromkeys(frame["column"]))}
-    order = ["table", "column", "source", "protocol", "seed", "key"]
-    return frame.sort_values(
-        order, key=lambda values: values.map(places) if values.name == "column" else values, ignore_index=True
-    )
-
-
-def protocol(settings: TrainSettings) -> str:
-    """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
-    departs = _departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})
-    return ", ".join(departs) or "paper"
-
-
-def fills(column: paper.Column, settings: TrainSettings) -> bool:
-    """Whether a run with these settings is a run of that column of the paper's tables."""
-    return all(getattr(settings, name) == value for name, value in column.settings.items())
-
-
-def beside(number: int, trained: dict[str, Sequence[Run]]) -> pd.DataFrame:
-    """The rows of `tables` for Table `number`: the paper's columns, and these runs, in its columns or in none."""
-    runs_shown = [run for column in trained.values() for run in column]
-    frame = tables(runs_shown[0].record["dataset"]["hash"])
-    mine = frame["key"].isin([run.key for run in runs_shown]) & (frame["table"].isna() | (frame["table"] == number))
-    return frame[mine | (frame["source"] == "paper") & (frame["table"] == number)]
-
-
-def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
-    usual, these = TrainSettings().model_dump(), settings.model_dump()
-    return [f"{name}={these[name]}" for name in these if name in names and these[name] != usual[name]]
-
-
-def _places(settings: TrainSettings) -> list[dict]:
-    """The columns of the paper's tables that these settings fill; without one, a row of no table."""
-    places = [{"table": column.table, "column": column.name} for column in paper.TABLES if fills(column, settings)]
-    if places:
-        return places
-    about = [f"n = {settings.scale_factor:g}"]
-    if settings.model == "densenet":
-        about += _departs(settings, VARIED - {"model", "scale_factor", "depth", "blocks"})
-    name = "ResNet34" if settings.model == "resnet34" else f"DenseNet{settings.depth}"
-    return [{"table": None, "column": ", ".join([name, *about])}]
-
-
-def _with_intervals(counts: metrics.Counts) -> dict[str, float]:
-    row = counts.row()
-    for name in ("accuracy", "precision", "recall", "specificity"):
-        row[f"{name}_low"], row[f"{name}_high"] = counts.interval(name)
-    return row

@@ -27,7 +27,7 @@ def report(tmp_path):
     panel = sliders.Channels({"first": 0, "second": 1, "third": 2}, draw, kept=2, width=160)
     shown = v4.new_output("display_data", data={VIEW: {"model_id": panel.model_id}, "text/plain": "Channels"})
     cells = [
-        v4.new_markdown_cell("# 07 A page\n\n$x_l$ and [a link](08_report.ipynb)"),
+        v4.new_markdown_cell("# 07 A page\n\n$x_l$ and [a link](12_report.ipynb)"),
         v4.new_code_cell("panel", outputs=[shown], execution_count=1),
     ]
     metadata = {"widgets": {STATE: embed_data([panel])["manager_state"]}}

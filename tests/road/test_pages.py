@@ -19,7 +19,7 @@ def notebook(tmp_path):
     bar = v4.new_output("display_data", data=WIDGET)
     cells = [
         v4.new_markdown_cell("# 02 A title\n\ninline $x_l$ and\n\n$$H(p, q) = -\\sum_i p_i \\log q_i \\tag{5}$$"),
-        v4.new_markdown_cell("[next](08_report.ipynb) and [out](https://doi.org/10.3390/ijerph18179091)"),
+        v4.new_markdown_cell("[next](12_report.ipynb) and [out](https://doi.org/10.3390/ijerph18179091)"),
         v4.new_code_cell("print(1 < 2)", outputs=[printed, picture, bar], execution_count=1),
     ]
     path = tmp_path / "02_a.ipynb"
@@ -31,7 +31,7 @@ def test_a_page_shows_text_code_output_and_pictures(notebook):
     page = pages.page(notebook, [("contents", "index.html")])
     assert page.startswith("<!doctype html>") and "<title>02 A title</title>" in page
     assert "42 &lt;radiographs&gt;" in page and "data:image/png;base64,iVBORw0KGgo=" in page
-    assert 'href="08_report.html"' in page and "<a href='index.html'>contents</a>" in page
+    assert 'href="12_report.html"' in page and "<a href='index.html'>contents</a>" in page
 
 
 def test_equations_are_drawn_by_the_browser_itself(notebook):

@@ -13,6 +13,7 @@ from disks import filled, read_only
 from safetensors.torch import save_file
 
 from pneumo_nb import metrics, paths
+from pneumo_nb.results import tables
 from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import dataset, loop, models, runs
 
@@ -106,18 +107,18 @@ def test_devices_are_refused_by_name(monkeypatch):
 
 def test_tables_hold_the_papers_columns_and_every_run(data):
     plain, balanced, other = run(data, scale_factor=1), run(data, scale_factor=5), run(data, scale_factor=3)
-    tables = runs.tables(data.hash)
-    assert (tables["source"] == "paper").sum() == 12
-    mine = tables[tables["source"] == "run"].set_index("key")
+    frame = tables.on(data.hash)
+    assert (frame["source"] == "paper").sum() == 12
+    mine = frame[frame["source"] == "run"].set_index("key")
     assert mine.loc[plain.key, "column"] == "ResNet34, n = 1" and mine.loc[balanced.key, "table"] == 2
     assert mine.loc[other.key, "column"] == "ResNet34, n = 3" and mine["table"].isna().sum() == 1
     assert mine["tp"].tolist() == [runs.load(key).counts.tp for key in mine.index]
-    assert runs.tables("another dataset")["source"].unique().tolist() == ["paper"]
+    assert tables.on("another dataset")["source"].unique().tolist() == ["paper"]
 
 
 def test_a_protocol_names_the_departures_from_the_paper_only():
-    assert runs.protocol(TrainSettings.of(seed=3, scale_factor=1)) == "paper"
-    assert runs.protocol(settings()) == "channels=1, image_size=32, epochs=1, batch_size=8"
+    assert tables.protocol(TrainSettings.of(seed=3, scale_factor=1)) == "paper"
+    assert tables.protocol(settings()) == "channels=1, image_size=32, epochs=1, batch_size=8"
 
 
 def test_nothing_half_written_counts_as_a_run(data, monkeypatch):

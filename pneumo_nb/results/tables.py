@@ -1,11 +1,11 @@
-"""Columns of a table against each other, by the predictions of their runs; and the five claims on a dataset."""
+"""Runs as tables beside the paper's; columns against each other, by the predictions of their runs; the five claims."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from pneumo_nb import paper
+from pneumo_nb import metrics, paper
 from pneumo_nb.results import comparisons
 from pneumo_nb.settings import DENSENET_FIELDS, TrainSettings
 from pneumo_nb.train import runs
@@ -13,6 +13,78 @@ from pneumo_nb.train import runs
 CONFIDENCE = 0.05  # two-sided; what Holm's adjustment keeps for the five claims together
 ENOUGH_SEEDS = 3  # with fewer, how far trainings of one column lie apart cannot be seen
 DRAWS = 4000
+FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
+VARIED = set().union(*(column.settings for column in paper.TABLES))  # the settings that tell the paper's columns apart
+
+
+def on(dataset_hash: str) -> pd.DataFrame:
+    """Tables 2-6 with the paper's columns and every finished run on one dataset: one row for each, never averaged.
+
+    `source` is paper or run; `protocol` tells how a run departs from the paper's settings other than what its column
+    names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
+    """
+    rows = [
+        {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
+        | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
+        for column in paper.TABLES
+    ]
+    for run in runs.finished(dataset_hash):
+        about = {"source": "run", "protocol": protocol(run.settings), "seed": run.settings.seed, "key": run.key}
+        more = {name: run.record[name] for name in FROM_RECORD}
+        measured = about | more | _with_intervals(run.counts)
+        rows += [place | measured for place in _places(run.settings)]
+    frame = pd.DataFrame(rows)
+    about = ["table", "column", "source", "protocol", "seed", "key"]
+    measured = [name for name in frame.columns if name not in (*about, *FROM_RECORD)]
+    frame = frame.reindex(columns=[*about, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
+    places = {column: place for place, column in enumerate(dict.fromkeys(frame["column"]))}
+    order = ["table", "column", "source", "protocol", "seed", "key"]
+    return frame.sort_values(
+        order, key=lambda values: values.map(places) if values.name == "column" else values, ignore_index=True
+    )
+
+
+def protocol(settings: TrainSettings) -> str:
+    """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
+    departs = _departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})
+    return ", ".join(departs) or "paper"
+
+
+def fills(column: paper.Column, settings: TrainSettings) -> bool:
+    """Whether a run with these settings is a run of that column of the paper's tables."""
+    return all(getattr(settings, name) == value for name, value in column.settings.items())
+
+
+def beside(number: int, trained: dict[str, Sequence[runs.Run]]) -> pd.DataFrame:
+    """The rows of `on` for Table `number`: the paper's columns, and these runs, in its columns or in none."""
+    runs_shown = [run for column in trained.values() for run in column]
+    frame = on(runs_shown[0].record["dataset"]["hash"])
+    mine = frame["key"].isin([run.key for run in runs_shown]) & (frame["table"].isna() | (frame["table"] == number))
+    return frame[mine | (frame["source"] == "paper") & (frame["table"] == number)]
+
+
+def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
+    usual, these = TrainSettings().model_dump(), settings.model_dump()
+    return [f"{name}={these[name]}" for name in these if name in names and these[name] != usual[name]]
+
+
+def _places(settings: TrainSettings) -> list[dict]:
+    """The columns of the paper's tables that these settings fill; without one, a row of no table."""
+    places = [{"table": column.table, "column": column.name} for column in paper.TABLES if fills(column, settings)]
+    if places:
+        return places
+    about = [f"n = {settings.scale_factor:g}"]
+    if settings.model == "densenet":
+        about += _departs(settings, VARIED - {"model", "scale_factor", "depth", "blocks"})
+    name = "ResNet34" if settings.model == "resnet34" else f"DenseNet{settings.depth}"
+    return [{"table": None, "column": ", ".join([name, *about])}]
+
+
+def _with_intervals(counts: metrics.Counts) -> dict[str, float]:
+    row = counts.row()
+    for name in ("accuracy", "precision", "recall", "specificity"):
+        row[f"{name}_low"], row[f"{name}_high"] = counts.interval(name)
+    return row
 
 
 def paired(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> pd.DataFrame:
@@ -79,7 +151,7 @@ def differences(trained: dict[str, Sequence[runs.Run]], reference: str) -> pd.Da
     return pd.DataFrame(rows, columns=["label", "panel", *comparisons.Difference._fields])
 
 
-def on(dataset_hash: str) -> pd.DataFrame:
+def claims(dataset_hash: str) -> pd.DataFrame:
     """The paper's claims on every finished run of a dataset, one row for each claim and protocol.
 
     Columns claim, metric, protocol, seeds (as many as have both runs), paper (its difference), value, low, high, p,
@@ -89,10 +161,10 @@ def on(dataset_hash: str) -> pd.DataFrame:
     finished = runs.finished(dataset_hash)
     recipes = {}  # the claims that Holm adjusts together
     for run in finished:
-        recipes.setdefault(_recipe(run.settings), {}).setdefault(runs.protocol(run.settings), []).append(run)
+        recipes.setdefault(_recipe(run.settings), {}).setdefault(protocol(run.settings), []).append(run)
     rows = []
     for protocols in recipes.values():
-        tested = [row for protocol, trained in protocols.items() for row in _tested(protocol, trained)]
+        tested = [row for recipe_protocol, trained in protocols.items() for row in _tested(recipe_protocol, trained)]
         defined = [row for row in tested if row["p"] == row["p"]]
         for row, adjusted in zip(defined, comparisons.holm([row["p"] for row in defined]), strict=True):
             row["holm_p"] = float(adjusted)
@@ -105,23 +177,23 @@ def on(dataset_hash: str) -> pd.DataFrame:
 
 def _recipe(settings: TrainSettings) -> str:
     """The protocol but for what only DenseNets have, so that all five claims are adjusted together."""
-    return runs.protocol(settings.varied(**TrainSettings().model_dump(include=DENSENET_FIELDS)))
+    return protocol(settings.varied(**TrainSettings().model_dump(include=DENSENET_FIELDS)))
 
 
-def _tested(protocol: str, trained: Sequence[runs.Run]) -> list[dict]:
+def _tested(told: str, trained: Sequence[runs.Run]) -> list[dict]:
     rows = []
     for claim in paper.CLAIMS:
         columns = claim.before, claim.after
-        before, after = ([run for run in trained if runs.fills(column, run.settings)] for column in columns)
+        before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
         if seeds := len(_by_seed(before, after)):
-            about = {"claim": claim.name, "metric": claim.metric, "protocol": protocol, "seeds": seeds}
+            about = {"claim": claim.name, "metric": claim.metric, "protocol": told, "seeds": seeds}
             found = difference(before, after, claim.metric)._asdict()
             rows.append(about | {"paper": claim.difference} | found)
     return rows
 
 
 def verdict(difference: float, holm_p: float, seeds: int) -> str:
-    """`supported`, `contradicted` or `cannot tell`; the rule stands in `on`."""
+    """`supported`, `contradicted` or `cannot tell`; the rule stands in `claims`."""
     if seeds < ENOUGH_SEEDS or not holm_p < CONFIDENCE:
         return "cannot tell"
     return "supported" if difference > 0 else "contradicted"

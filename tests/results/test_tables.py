@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumo_nb import metrics, paper, paths
-from pneumo_nb.results import claims, comparisons, figures
+from pneumo_nb.results import comparisons, figures, tables
 from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import runs
 
@@ -50,7 +50,7 @@ def right(wrong, of=LABELS):
 def test_two_runs_are_compared_radiograph_by_radiograph(home):
     before = stored(np.isin(np.arange(80), [0, 1, 30, 31, 32], invert=True), scale_factor=1)
     after = stored(np.isin(np.arange(80), [0, 30, 40], invert=True), scale_factor=5)
-    (row,) = claims.paired([before], [after]).to_dict("records")
+    (row,) = tables.paired([before], [after]).to_dict("records")
     assert (row["seed"], row["only_before"], row["only_after"]) == (0, 1, 3)
     assert row["mcnemar_p"] == comparisons.mcnemar(1, 3)
     assert row["accuracy"] == pytest.approx(2 / 80) and row["recall"] == pytest.approx(1 / 20)
@@ -60,31 +60,31 @@ def test_two_runs_are_compared_radiograph_by_radiograph(home):
 def test_runs_are_paired_by_their_seeds(home):
     before = [stored(right(4), seed, scale_factor=1) for seed in (0, 1, 2)]
     after = [stored(right(2), seed, scale_factor=5) for seed in (2, 1, 7)]
-    assert claims.paired(before, after)["seed"].tolist() == [1, 2]
+    assert tables.paired(before, after)["seed"].tolist() == [1, 2]
 
 
 def test_runs_on_different_testing_sets_are_refused(home):
     before, after = stored(right(4), scale_factor=1), stored(right(2, LABELS[1:]), labels=LABELS[1:], scale_factor=5)
     with pytest.raises(ValueError, match="not tested on the same radiographs"):
-        claims.paired([before], [after])
+        tables.paired([before], [after])
 
 
 def test_a_difference_is_the_mean_over_seeds_within_its_interval(home):
     before = [stored(right(6), seed, scale_factor=1) for seed in range(3)]
     after = [stored(right(wrong), seed, scale_factor=5) for seed, wrong in enumerate((1, 2, 3))]
-    found = claims.difference(before, after, "recall")
+    found = tables.difference(before, after, "recall")
     assert found.value == pytest.approx((5 + 4 + 3) / 3 / 20)
     assert 0 < found.low < found.value < found.high and found.p < 0.05
-    assert claims.difference(after, before, "recall").value == pytest.approx(-found.value)
-    assert claims.difference(before, after, "specificity")[:3] == (0, 0, 0)
-    assert claims.difference(before, after, "accuracy").value == pytest.approx(found.value / 4)
+    assert tables.difference(after, before, "recall").value == pytest.approx(-found.value)
+    assert tables.difference(before, after, "specificity")[:3] == (0, 0, 0)
+    assert tables.difference(before, after, "accuracy").value == pytest.approx(found.value / 4)
 
 
 def test_seeds_that_disagree_widen_the_interval(home):
     before = [stored(right(8), seed, scale_factor=1) for seed in range(4)]
     agree = [stored(right(4), seed, scale_factor=5) for seed in range(4)]
     differ = [stored(right(wrong), seed, scale_factor=3) for seed, wrong in enumerate((0, 8, 0, 8))]
-    narrow, wide = (claims.difference(before, after, "recall") for after in (agree, differ))
+    narrow, wide = (tables.difference(before, after, "recall") for after in (agree, differ))
     assert narrow.value == wide.value and wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
 
 
@@ -92,15 +92,15 @@ def test_images_of_one_patient_are_drawn_together(home):
     alone = stored(right(8), scale_factor=1), stored(right(4), scale_factor=5)
     patients = [f"p{index // 4}" for index in range(80)]
     together = [stored(right(wrong), seed=1, patients=patients, scale_factor=n) for n, wrong in ((1, 8), (5, 4))]
-    narrow, wide = (claims.difference([one], [other], "recall") for one, other in (alone, together))
+    narrow, wide = (tables.difference([one], [other], "recall") for one, other in (alone, together))
     assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
 
 
 def test_without_common_seeds_or_eligible_images_a_difference_is_undefined(home):
     one, other = stored(right(4), 0, scale_factor=1), stored(right(4), 1, scale_factor=5)
-    assert np.isnan(claims.difference([one], [other], "accuracy")).all()
+    assert np.isnan(tables.difference([one], [other], "accuracy")).all()
     negatives = [stored(np.ones(9), labels=np.zeros(9, dtype=int), scale_factor=n) for n in (1, 5)]
-    assert np.isnan(claims.difference(*([run] for run in negatives), "recall")).all()
+    assert np.isnan(tables.difference(*([run] for run in negatives), "recall")).all()
 
 
 def test_every_column_is_set_against_the_reference(home):
@@ -109,10 +109,10 @@ def test_every_column_is_set_against_the_reference(home):
         "b": [stored(right(2), scale_factor=5)],
         "c": [stored(right(4), scale_factor=3)],
     }
-    pairs = claims.pairs(trained, "a")
+    pairs = tables.pairs(trained, "a")
     assert pairs.index.tolist() == [("a to b", 0), ("a to c", 0)]
     assert pairs["only_after"].tolist() == [2, 0]
-    rows = claims.differences(trained, "a")
+    rows = tables.differences(trained, "a")
     assert rows["label"].tolist() == ["b - a"] * 3 + ["c - a"] * 3
     assert rows.loc[3:, "value"].tolist() == [0, 0, 0]
 
@@ -125,7 +125,7 @@ def test_the_claims_of_a_dataset_are_judged_by_the_stated_rule(home):
         stored(right(15), seed, **paper.DENSENET)  # contradicts that dropout costs accuracy
         stored(right(14), seed, **(paper.DENSENET | {"reduction": 1.0}))  # one image: cannot tell
     stored(right(20), 0, **(paper.DENSENET | {"bottleneck": False}))  # five images, but one seed
-    found = claims.on("toy").set_index("claim")
+    found = tables.claims("toy").set_index("claim")
     assert found["verdict"].to_dict() == {
         "balanced training": "supported",
         "no dropout": "contradicted",
@@ -140,8 +140,8 @@ def test_the_claims_of_a_dataset_are_judged_by_the_stated_rule(home):
 def test_runs_of_different_protocols_are_never_compared(home):
     stored(right(14), scale_factor=1, epochs=3)
     stored(right(2), scale_factor=5, epochs=7)
-    assert claims.on("toy").empty and claims.on("nothing").empty
-    assert "verdict" in claims.on("nothing").columns
+    assert tables.claims("toy").empty and tables.claims("nothing").empty
+    assert "verdict" in tables.claims("nothing").columns
 
 
 def test_claims_on_resnet34_and_on_densenets_are_adjusted_together_but_not_those_of_another_recipe(home):
@@ -153,23 +153,23 @@ def test_claims_on_resnet34_and_on_densenets_are_adjusted_together_but_not_those
                 stored(right(wrong), seed, **(paper.DENSENET | {"drop_rate": rate, "stem": "7x7"} | more))
 
     both()
-    alone = claims.on("toy")
+    alone = tables.claims("toy")
     assert alone["protocol"].nunique() == 2
     assert alone["holm_p"].to_list() == comparisons.holm(alone["p"].to_list()).tolist() != alone["p"].to_list()
     both(epochs=3)
-    again = claims.on("toy")
+    again = tables.claims("toy")
     assert len(again) == 2 * len(alone)
     assert again[again["protocol"].isin(alone["protocol"])].reset_index(drop=True).equals(alone)
 
 
 def test_a_single_column_has_nothing_to_be_compared_with(home):
     trained = {"a": [stored(right(4), scale_factor=1)]}
-    assert claims.pairs(trained, "a").empty and claims.differences(trained, "a").empty
-    assert figures.intervals(claims.differences(trained, "a"), "difference", at=0).axes
+    assert tables.pairs(trained, "a").empty and tables.differences(trained, "a").empty
+    assert figures.intervals(tables.differences(trained, "a"), "difference", at=0).axes
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(1, 10))
 def test_a_verdict_needs_three_seeds_and_a_small_p(difference, p, seeds):
-    verdict = claims.verdict(difference, p, seeds)
+    verdict = tables.verdict(difference, p, seeds)
     assert (verdict == "cannot tell") == (seeds < 3 or p >= 0.05)
-    assert claims.verdict(difference, float("nan"), seeds) == "cannot tell"
+    assert tables.verdict(difference, float("nan"), seeds) == "cannot tell"
