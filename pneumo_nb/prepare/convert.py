@@ -180,12 +180,12 @@ def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
     """Each task with what `convert` returns for it, as they end; one that ends its process is rejected too."""
-    for task, outcome in processes.outcomes(partial(convert, job), tasks, workers, imports=LOADED):
+    for task, outcome in processes.spread(partial(convert, job), tasks, workers, imports=LOADED):
         yield task, {"reason": outcome.reason} if isinstance(outcome, processes.Lost) else outcome
 
 
 def keep_examples(job: Job, tasks: Iterable[Task]) -> None:
     """`keep_example` for each task; ValueError if a source file can no longer be read."""
-    for _, kept in processes.outcomes(partial(keep_example, job), tasks, 1, imports=LOADED):
+    for _, kept in processes.spread(partial(keep_example, job), tasks, 1, imports=LOADED):
         if kept is not True:
             raise ValueError("a source file has changed while it was prepared: run the same command again")
