@@ -13,7 +13,7 @@ import numpy as np
 from pneumo_nb import paths, processes
 from pneumo_nb.prepare import burned_in, dicom, images, pseudonyms
 from pneumo_nb.prepare.dicom import Rejected
-from pneumo_nb.prepare.labels import Row
+from pneumo_nb.prepare.labels import DISEASE, Row
 from pneumo_nb.settings import PrepareSettings
 
 INTERPOLATION = {
@@ -105,7 +105,7 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
             raise Rejected("the labels CSV says that it is not a frontal view")
         kind, source = images.load(job.source / task.file)
         picture, facts = render(source, kind, job.settings)
-        masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
+        masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks.items()}
         named, uid = dicom.identifiers(source) if kind == "dicom" else ("", "")
         patient, patient_from = _patient(task, named)
         day = dicom.acquired(source) if kind == "dicom" and job.settings.dates == "shifted" else None
@@ -134,7 +134,7 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         "file": name,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "label": task.row.label,
-        "stage": task.row.stage,
+        **{column: task.row.disease.get(column, "") for column in DISEASE},
         "width": width,
         "height": height,
         "original_width": facts["width"],

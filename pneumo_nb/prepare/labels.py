@@ -5,13 +5,22 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumo_nb.prepare import layouts
 
 PARTS = ("train", "test", "validation")
-STAGE = re.compile(r"(0|1|2|3|4|I|II|III|IV)\+?")
+MILLIMETRES = r"\d{1,3}(\.\d{1,3})?", "a number of millimetres"
+DISEASE = {  # optional columns of what is known of the disease: the cells that are right, in a pattern and in words
+    "stage": (r"(0|1|2|3|4|I|II|III|IV)\+?", "0 to 4 or I to IV"),
+    "profusion": (r"[0-3]( [0-3]){5}", "six grades 0 to 3, such as 1 1 0 1 0 0"),
+    "letter": (r"[pqrstu]", "p, q, r, s, t or u"),
+    "large": (r"\d{1,3}", "a number of large opacities"),
+    "diameter_mm": MILLIMETRES,
+    "largest_mm": MILLIMETRES,
+}
+MASKS = {"lungs": "lung_mask", "opacities": "opacity_mask"}
 RECORD = "phantom.json"  # what the phantom writes about itself beside its labels.csv
 SHOWN = 3  # faulty rows that a refusal lists before it only counts
 
@@ -22,15 +31,10 @@ class Row:
 
     label: str = ""
     patient: str = ""
-    stage: str = ""
     split: str = ""
     view: str = ""
-    lung_mask: Path | None = None
-    opacity_mask: Path | None = None
-
-    def masks(self) -> dict[str, Path]:
-        """The masks that were given, by what they show."""
-        return {n: p for n, p in (("lungs", self.lung_mask), ("opacities", self.opacity_mask)) if p}
+    disease: dict[str, str] = field(default_factory=dict)  # by column, those of DISEASE that say something
+    masks: dict[str, Path] = field(default_factory=dict)  # by what they show: lungs, opacities
 
 
 def find(source: Path, besides: Iterable[Path] = ()) -> list[str]:
@@ -61,10 +65,10 @@ def read(
 
     A `layout` says where it is laid out otherwise; one of folders needs no CSV.
 
-    Columns: file and label (0 or 1); if wanted patient_id, stage (0 to 4, or I to IV), view, lung_mask, opacity_mask,
-    and split (train, test, validation; needed and read only for `given_split`). All others are ignored. Paths are
-    relative to the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the
-    header is row 1), never by content, and counts the others.
+    Columns: file and label (0 or 1); if wanted patient_id, view, those of DISEASE, lung_mask, opacity_mask, and split
+    (train, test, validation; needed and read only for `given_split`). All others are ignored. Paths are relative to
+    the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the header is row 1),
+    never by content, and counts the others.
     """
     files = find(source, [path] if path else [])
     if layout and layout.folders:
@@ -136,13 +140,16 @@ def _row(
         raise ValueError("has no label 0 or 1")
     if "patient_id" in header and not value["patient_id"]:
         raise ValueError("has no patient_id: fill in all of them, or leave the column out")
-    stage, part, view = value.get("stage", ""), value.get("split", ""), value.get("view", "").upper()
-    if stage and not STAGE.fullmatch(stage):
-        raise ValueError("has a stage that is not 0 to 4 or I to IV")
+    part, view = value.get("split", ""), value.get("view", "").upper()
+    disease = {column: value[column] for column in DISEASE if value.get(column)}
+    for column, text in disease.items():
+        pattern, right = DISEASE[column]
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"has a {column} that is not {right}")
     if given_split and part not in PARTS:
         raise ValueError("has a split that is not train, test or validation")
-    masks = [_mask(value.get(column, ""), base, source) for column in ("lung_mask", "opacity_mask")]
-    return file, Row(value["label"], value.get("patient_id", ""), stage, part if given_split else "", view, *masks)
+    masks = {shown: _mask(value[column], base, source) for shown, column in MASKS.items() if value.get(column)}
+    return file, Row(value["label"], value.get("patient_id", ""), part if given_split else "", view, disease, masks)
 
 
 def _downwards(text: str) -> str:
@@ -152,9 +159,7 @@ def _downwards(text: str) -> str:
     return text
 
 
-def _mask(text: str, base: Path, source: Path) -> Path | None:
-    if not text:
-        return None
+def _mask(text: str, base: Path, source: Path) -> Path:
     for folder in (base, source):
         path = folder / _downwards(text)
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_nb import paths
+from pneumo_nb.prepare.labels import DISEASE
 from pneumo_nb.prepare.splits import leak_groups, overlap, split
 from pneumo_nb.settings import PrepareSettings
 
-FORMAT = 2  # of the prepared folder; another number makes every dataset be prepared anew
-MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
+FORMAT = 3  # of the prepared folder; another number makes every dataset be prepared anew
+MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
 MANIFEST += ["acquired", "suspected_text", "source_sha256", "sha256"]
 COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
 COUNTED += ["patient_from", "body_part", "acquired"]
+NUMBERS = ["large", "diameter_mm", "largest_mm", "spacing_mm"]  # or nothing
 REJECTS = ["file", "position", "reason"]
 
 
@@ -28,9 +30,10 @@ def read_dataset(name: str) -> tuple[Any, dict]:
     import pandas as pd
 
     folder = paths.finished(name)
-    as_text = {"label": str, "stage": str, "view": str, "photometric": str}
+    as_text = dict.fromkeys(("label", "stage", "profusion", "letter", "view", "photometric"), str)
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=as_text)
-    manifest["spacing_mm"] = pd.to_numeric(manifest["spacing_mm"], errors="coerce")
+    for column in NUMBERS:
+        manifest[column] = pd.to_numeric(manifest[column], errors="coerce")
     return manifest, json.loads((folder / "dataset.json").read_text())
 
 

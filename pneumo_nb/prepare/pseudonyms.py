@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pneumo_nb import paths
 
+PUBLIC = bytes(32)  # in place of the secret where all patients are invented: the same pseudonyms on every machine
+
 
 def key(make: bool = True) -> bytes:
     """The secret of this project folder, made on first use and readable by its owner only.

@@ -85,7 +85,7 @@ def test_masks_shrink_with_the_image_and_small_opacities_survive(tmp_path):
     mask[10:13, 10:13] = 255  # 9 pixels, in four prepared ones: 4, 2, 2 and 1 sixteenth
     mask[40:60, 40:60] = 255
     save_picture(tmp_path / "m.png", mask)
-    row = Row("1", lung_mask=tmp_path / "m.png", opacity_mask=tmp_path / "m.png")
+    row = Row("1", masks=dict.fromkeys(("lungs", "opacities"), tmp_path / "m.png"))
     outcome = convert(job(tmp_path), Task("a.png", "r-1", row))
     assert "reason" not in outcome
     lungs, opacities = (cv2.imread(str(tmp_path / f"out/masks/r-1_{n}.png"), 0) for n in ("lungs", "opacities"))
@@ -96,7 +96,7 @@ def test_masks_shrink_with_the_image_and_small_opacities_survive(tmp_path):
 def test_a_mask_of_another_size_rejects_its_file(tmp_path):
     save_picture(tmp_path / "a.png", picture())
     save_picture(tmp_path / "m.png", picture(shape=(20, 20)))
-    outcome = convert(job(tmp_path), Task("a.png", "r-1", Row("1", lung_mask=tmp_path / "m.png")))
+    outcome = convert(job(tmp_path), Task("a.png", "r-1", Row("1", masks={"lungs": tmp_path / "m.png"})))
     assert outcome == {"reason": "its mask has another size or is not grey"}
 
 

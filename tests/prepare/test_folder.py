@@ -24,10 +24,10 @@ from pneumo_nb import paths
 from pneumo_nb.phantom.radiograph import render
 from pneumo_nb.prepare import convert
 from pneumo_nb.prepare import labels as source_labels
-from pneumo_nb.prepare.folder import check, prepare, read_dataset, refine, summary
+from pneumo_nb.prepare.folder import check, phantom, prepare, read_dataset, refine, summary
 from pneumo_nb.prepare.journal import Journal
 from pneumo_nb.prepare.manifest import MANIFEST
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.settings import PhantomSettings, PrepareSettings
 
 
 def quiet(source, name="x", labels=None, workers=1, **settings) -> Path:
@@ -301,6 +301,45 @@ def test_a_given_split_is_kept(home, tmp_path):
     manifest, _ = read_dataset("x")
     assert manifest["split"].tolist() == ["test", "train", "train", "test"]
     assert manifest["stage"].tolist() == ["0", "0", "I", "II"]
+
+
+def test_what_is_known_of_the_disease_is_copied_after_the_stage_and_left_empty_where_it_is_not(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 5, 5)
+    lines = (source / "labels.csv").read_text().splitlines()
+    lines[0] += ",stage,profusion,letter,large,diameter_mm,largest_mm,reader"
+    lines[1:6] = [line + ",,,,,,,Ada Miller" for line in lines[1:6]]
+    lines[6:] = [line + ",3,3 2 1 0 0 1,q,2,1.8,21.5,Ada Miller" for line in lines[6:]]
+    (source / "labels.csv").write_text("\n".join(lines))
+    quiet(source)
+    text = (paths.prepared("x") / "manifest.csv").read_text()
+    assert ",1,3,3 2 1 0 0 1,q,2,1.8,21.5,t" in text and ",0,,,,,,,t" in text and "Ada" not in text
+    manifest, dataset = read_dataset("x")
+    positive = manifest[manifest["label"] == "1"]
+    assert set(positive["profusion"]) == {"3 2 1 0 0 1"} and positive["largest_mm"].tolist() == [21.5] * 5
+    negative = manifest[manifest["label"] == "0"]
+    assert set(negative["letter"]) == {""} and negative[["large", "diameter_mm"]].isna().all(axis=None)
+    assert dataset["known"]["stage"] == 5
+
+
+def test_a_phantom_needs_no_secret_and_is_the_same_everywhere_and_people_always_do(home, tmp_path, monkeypatch):
+    size = PhantomSettings(patients=10, positives=5, width=128, height=128)
+    hashes = set()
+    for number in ("one", "two"):
+        monkeypatch.setenv("PNEUMO_NB_HOME", str(home / number))
+        phantom("phantom", size, progress=False)
+        shutil.copytree(home / "one/data/raw", home / "two/data/raw", dirs_exist_ok=True)
+        assert not paths.pseudonym_key().exists()
+        hashes.add(read_dataset("phantom")[1]["hash"])
+    assert len(hashes) == 1
+    (invented,) = paths.raw("").glob("phantom-*")
+    quiet(invented, "own")  # by another name it keeps its secret
+    assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_key().exists()
+    names = []
+    for _ in range(2):
+        quiet(folder_of_pictures(home / "people"), "phantom-of-people")
+        names.append(set(read_dataset("phantom-of-people")[0]["patient_id"]))
+        paths.pseudonym_key().unlink()
+    assert not names[0] & names[1]
 
 
 def with_text(folder: Path, *numbers: int) -> Path:

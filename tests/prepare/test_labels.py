@@ -46,7 +46,7 @@ def test_rows_are_read_with_what_is_known_and_nothing_else(source):
     )
     rows = labels.read(table, source)
     assert rows == {
-        "a.png": labels.Row("1", "P7", "II", "", "PA", None, source / "masks/a.png"),
+        "a.png": labels.Row("1", "P7", "", "PA", {"stage": "II"}, {"opacities": source / "masks/a.png"}),
         "inner/c.png": labels.Row("0", "8"),
     }
 
@@ -85,6 +85,14 @@ FAULTS = [
     ((HEADER, "", ",", "a.png,7", *GOOD), "row 4 has no label"),
     (("file,label,patient_id", "a.png,1,7", "b.png,0, "), "row 3 has no patient_id"),
     (("file,label,stage", "a.png,1,Miller", "b.png,0,"), "row 2 has a stage"),
+    (
+        ("file,label,profusion", "a.png,1,1 1 0 1 0 4", "b.png,0,"),
+        "row 2 has a profusion that is not six grades",
+    ),
+    (("file,label,letter", "a.png,1,Ada", "b.png,0,"), "row 2 has a letter that is not p, q, r, s, t or u"),
+    (("file,label,large", "a.png,1,-1", "b.png,0,"), "row 2 has a large that is not a number of large opacities"),
+    (("file,label,diameter_mm", "a.png,1,nan", "b.png,0,"), "row 2 has a diameter_mm that is not a number"),
+    (("file,label,largest_mm", "a.png,1,٣", "b.png,0,"), "row 2 has a largest_mm that is not a number"),
     (("file,label,lung_mask", "a.png,1,masks/b.png", "b.png,0,"), "row 2 names a mask"),
     (("file,label,lung_mask", "a.png,1,../secret.png", "b.png,0,"), "row 2 has no path"),
     ((HEADER, "a.png,1", "b.png,1"), "no row with label 0"),
