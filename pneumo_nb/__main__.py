@@ -94,13 +94,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(options: argparse.Namespace) -> int:
     from pneumo_nb import prepare
-    from pneumo_nb.prepare import layouts
     from pneumo_nb.settings import PrepareSettings
 
     pairs = dict(_pair(text) for text in options.set)
     settings = PrepareSettings.of(**pairs)
     texts = (options.layout, options.columns, options.positive, options.negative)
-    more = {"workers": options.workers, "layout": layouts.chosen(*texts, csv=bool(options.labels))}
+    more = {"workers": options.workers, "layout": prepare.layout(*texts, has_csv=bool(options.labels))}
     if options.check:
         print(prepare.summary(prepare.check(options.source, options.labels, settings, **more)))
         print("this is what would be; nothing was written")

@@ -16,16 +16,11 @@ from pathlib import Path
 
 from pneumo_nb import paths, processes
 from pneumo_nb.phantom import files as phantom_files
-from pneumo_nb.prepare import labels as source_labels
-from pneumo_nb.prepare import manifest, pseudonyms
-from pneumo_nb.prepare.convert import Job, Task, convert_all, equalise, keep_examples, refine
-from pneumo_nb.prepare.journal import Journal
-from pneumo_nb.prepare.layouts import Layout
-from pneumo_nb.prepare.manifest import read_dataset, summary
-from pneumo_nb.prepare.splits import overlap, split
+from pneumo_nb.prepare import manifest, pseudonyms, sources
+from pneumo_nb.prepare.convert import Job, Task, convert_all, keep_examples
+from pneumo_nb.prepare.manifest import Journal
+from pneumo_nb.prepare.splits import split
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom
-
-__all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine", "split", "summary"]
 
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
@@ -38,12 +33,12 @@ def prepare(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
-    layout: Layout | None = None,
+    layout: sources.Layout | None = None,
 ) -> Path:
     """Prepare the radiographs under `source` as the dataset `name`; returns its folder, data/prepared/<name>.
 
-    `labels` is a CSV (see labels.read); None means labels.csv in `source` or, without one, unlabelled images in no
-    split; a `layout` says where the labels stand if elsewhere (see layouts.chosen). `workers` are processes, by default
+    `labels` is a CSV (see sources.read); None means labels.csv in `source` or, without one, unlabelled images in no
+    split; a `layout` says where the labels stand if elsewhere (see sources.layout). `workers` are processes, by default
     one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
@@ -68,7 +63,7 @@ def prepare(
         job.suspects.mkdir(parents=True, exist_ok=True)
         try:
             with Journal(part.with_suffix(".journal"), len(files)) as journal:
-                _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+                _convert(job, files, rows, journal, progress, workers)
                 _finish(job, name, files, rows, journal, fingerprint)
         except ValueError:  # these inputs cannot become a dataset: nothing to go on with
             _clear(folder, None)
@@ -84,7 +79,7 @@ def check(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
-    layout: Layout | None = None,
+    layout: sources.Layout | None = None,
 ) -> dict:
     """What `prepare` would come to, in the form of a dataset.json, with nothing written but a file that goes again.
 
@@ -95,7 +90,7 @@ def check(
     files, rows = _look_through(source, labels, settings, layout)
     job = Job(source, None, settings, pseudonyms.key(make=False))
     with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
-        _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+        _convert(job, files, rows, journal, progress, workers)
         return manifest.outcome(journal, files, rows, settings)[1]
 
 
@@ -121,24 +116,17 @@ def phantom(
 
 
 def _look_through(
-    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: Layout | None
-) -> tuple[list[str], dict[str, source_labels.Row] | None]:
-    """The files of the source and what the labels CSV says of them, or a ValueError before any work."""
-    in_folders = layout is not None and layout.folders
-    if in_folders and labels:
-        raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
-    table = None if in_folders else _labels_path(source, labels)
-    if layout and not in_folders and not table:
-        raise ValueError("this layout needs its label file: --labels CSV")
-    labelled = table or in_folders
-    rows = source_labels.read(table, source, settings.split == "given", layout) if labelled else None
-    masks = [mask for row in (rows or {}).values() for mask in row.masks.values()]
-    files = source_labels.find(source, [table, *masks] if table else [])
+    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: sources.Layout | None
+) -> tuple[list[str], dict[str, sources.Row] | None]:
+    """The files of the source and what its labels say of them, or a ValueError before any work."""
+    files, rows = sources.read(source, labels, settings.split == "given", layout)
     if not files:
         raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
     if paths.prepared().resolve().is_relative_to(source):
         raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
-    _check_split(rows, settings)
+    if rows and settings.split != "given":  # files that are rejected later may still make a class too small
+        groups = [(settings.split == "patient" and row.patient) or file for file, row in rows.items()]
+        split([row.label for row in rows.values()], groups, settings)
     return files, rows
 
 
@@ -149,30 +137,10 @@ def _check(name: str, workers: int | None) -> None:
         raise ValueError(f"workers = {workers}: there must be at least 1")
 
 
-def _labels_path(source: Path, labels: str | Path | None) -> Path | None:
-    path = Path(labels) if labels else source / "labels.csv"
-    return path.parent.resolve() / path.name if labels or path.is_file() else None
-
-
-def _check_split(rows: dict | None, settings: PrepareSettings) -> None:
-    """Refuse classes that are too small before the work; files rejected later may still make them so."""
-    if rows and settings.split != "given":
-        groups = [(settings.split == "patient" and row.patient) or file for file, row in rows.items()]
-        split([row.label for row in rows.values()], groups, settings)
-    if rows is None and settings.split == "given":
-        raise ValueError("split=given needs a labels CSV with a column split")
-
-
 def _is_invented(source: Path) -> bool:
     """Whether the source says of itself that the phantom made it: then nobody's pseudonym needs a secret."""
-    record = source / source_labels.RECORD
+    record = source / sources.RECORD
     return record.is_file() and b'"pneumo_nb.phantom"' in record.read_bytes()
-
-
-def _workers(files: int) -> int:
-    if files < FEW:
-        return 1
-    return processes.cores()
 
 
 @contextmanager
@@ -216,7 +184,9 @@ def _done(folder: Path, fingerprint: str) -> bool:
         return False
 
 
-def _convert(job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int) -> None:
+def _convert(
+    job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int | None
+) -> None:
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
     from tqdm.auto import tqdm
 
@@ -233,12 +203,13 @@ def _convert(job: Job, files: list[str], rows: dict | None, journal: Journal, pr
             if position in journal:
                 continue
             if rows is None or file in rows:
-                yield Task(file, image_id, rows[file] if rows else source_labels.Row(), position)
+                yield Task(file, image_id, rows[file] if rows else sources.Row(), position)
             else:
                 journal.add({"position": position, "file": image_id, "reason": "it has no row in the labels CSV"})
                 bar.update()
 
     with bar:
+        workers = workers or (processes.cores() if len(files) >= FEW else 1)
         for task, outcome in convert_all(job, tasks(), workers):
             if "reason" in outcome:
                 outcome["file"] = task.image_id
@@ -266,7 +237,7 @@ def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list
     for label in sorted(set(columns["label"]), reverse=True):
         first = columns["label"].index(label)
         file = files[columns["position"][first] - 1]
-        tasks.append(Task(file, columns["image_id"][first], source_labels.Row()))
+        tasks.append(Task(file, columns["image_id"][first], sources.Row()))
     keep_examples(job, tasks)
     return [task.image_id for task in tasks]
 

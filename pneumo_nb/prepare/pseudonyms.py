@@ -69,5 +69,10 @@ def patient_id(secret: bytes, patient: str) -> str:
     return "p-" + digest(secret, "patient", _bytes(patient))[:12]
 
 
+def instance(secret: bytes, uid: str) -> str:
+    """Pseudonym of a SOPInstanceUID: 16 hexadecimal digits, or '' for none."""
+    return digest(secret, "instance", _bytes(uid))[:16] if uid else ""
+
+
 def _bytes(patient: str) -> bytes:
     return patient.encode("utf-8", "surrogateescape")

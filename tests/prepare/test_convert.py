@@ -14,7 +14,7 @@ from sources import picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import processes
 from pneumo_nb.prepare.convert import Job, Task, convert, convert_all, equalise, refine
-from pneumo_nb.prepare.labels import Row
+from pneumo_nb.prepare.sources import Row
 from pneumo_nb.settings import PrepareSettings
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)

@@ -22,11 +22,8 @@ from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, 
 
 from pneumo_nb import paths
 from pneumo_nb.phantom.radiograph import render
-from pneumo_nb.prepare import convert
-from pneumo_nb.prepare import labels as source_labels
-from pneumo_nb.prepare.folder import check, phantom, prepare, read_dataset, refine, summary
-from pneumo_nb.prepare.journal import Journal
-from pneumo_nb.prepare.manifest import MANIFEST
+from pneumo_nb.prepare import check, convert, phantom, prepare, read_dataset, refine, sources, summary
+from pneumo_nb.prepare.manifest import MANIFEST, Journal
 from pneumo_nb.settings import PhantomSettings, PrepareSettings
 
 
@@ -142,19 +139,16 @@ def test_real_malformed_files_are_all_rejected_and_change_nothing_for_the_good(h
 
 def test_files_that_vanish_or_change_meanwhile_are_rejected(home, tmp_path, monkeypatch):
     source = folder_of_pictures(tmp_path / "source")
-    listed = source_labels.find
+    read = sources.read
 
-    def find_and_lose(*arguments):
-        found = listed(*arguments)
-        (source / "003.png").unlink(missing_ok=True)
-        if not (source / "004.png").is_fifo():
-            (source / "004.png").unlink()
-            os.mkfifo(source / "004.png")
+    def read_and_lose(*arguments):
+        found = read(*arguments)
+        (source / "003.png").unlink()
+        (source / "004.png").unlink()
+        os.mkfifo(source / "004.png")
         return found
 
-    rows = source_labels.read(source / "labels.csv", source)
-    monkeypatch.setattr(source_labels, "read", lambda *_: rows)
-    monkeypatch.setattr(source_labels, "find", find_and_lose)
+    monkeypatch.setattr(sources, "read", read_and_lose)
     quiet(source)
     rejects = pd.read_csv(paths.prepared("x") / "rejects.csv").set_index("position")["reason"].to_dict()
     assert rejects == {4: "it cannot be read (FileNotFoundError)", 5: "it is a link or not a regular file"}
@@ -384,7 +378,7 @@ def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
 def test_a_crop_of_suspected_text_is_there_whole_or_not_at_all(small_disk, tmp_path):
     job = convert.Job(with_text(tmp_path / "source", 3), None, PrepareSettings(), b"k", small_disk / "crops")
     job.suspects.mkdir()
-    task = convert.Task("03.png", "r-3", source_labels.Row())
+    task = convert.Task("03.png", "r-3", sources.Row())
     with filled(small_disk, but=0), pytest.raises(OSError, match="cannot be written"):
         convert.convert(job, task)
     assert not list(job.suspects.iterdir())
@@ -520,7 +514,7 @@ def test_on_a_disk_that_is_really_full_the_same_call_goes_on_once_there_is_room(
 
 SCRIPT = """
 import resource, sys
-from pneumo_nb.prepare.folder import prepare
+from pneumo_nb.prepare import prepare
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
