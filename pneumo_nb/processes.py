@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
 OUT_OF_MEMORY = 77  # exit code of a process whose task asked for more than it may have
 
 
@@ -166,15 +166,31 @@ def _confine(limits: Limits) -> None:
     for stream in (1, 2):
         os.dup2(silence, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(AttributeError):  # elsewhere than in glibc
-        # Keep what was freed: a third of the time with a radiograph goes into fresh pages.
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**30)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    keep_memory(True)  # a third of the time with a radiograph goes into fresh pages
     if sys.platform == "linux":  # elsewhere the limit is not kept, or the size cannot be read
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         most = pages * resource.getpagesize() + limits.memory
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_memory(wanted: bool) -> None:
+    """Let this process keep the memory that it frees, or give all but small blocks back at once.
+
+    Each step asks for the same blocks again, and to get them zeroed by the system takes about as long as to compute
+    what goes into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself
+    glibc keeps blocks of up to 32 MiB; other C libraries are left as they are.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell:
+        tell(MMAP_THRESHOLD, 2**20)
+        tell(MMAP_MAX, 0 if wanted else 2**16)
+        tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
 
 
 def leave_with_parent() -> None:

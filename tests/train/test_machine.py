@@ -22,7 +22,7 @@ DENSENET = {"model": "densenet", "depth": 21, "blocks": 4}
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(images=60), 32)
+    return toy.load(toy.prepared(images=60), 32)
 
 
 def loss_curve(settings, data, monkeypatch):
@@ -75,7 +75,7 @@ def test_50_steps_lose_what_the_reference_loses(home, network, learning_rate, mo
     # Adam at batch 2 is chaotic. At the paper's rate the reference itself, its first weights changed by 1e-7 of them,
     # comes to lose 7e-4 to 2e-3 more or less within 50 steps, and ResNet34's more than twice as much. At these rates
     # rounding stays rounding, and a wrong step would still show, as the last line makes sure.
-    data = dataset.load(toy.prepared(images=60), 64)
+    data = toy.load(toy.prepared(images=60), 64)
     settings = TrainSettings.of(**network, image_size=64, epochs=3, flip=0, learning_rate=learning_rate)
     mine, theirs = loss_curve(settings, data, monkeypatch)[:50], reference_curve(settings, data)[:50]
     assert len(mine) == len(theirs) == 50
@@ -146,7 +146,7 @@ def test_a_recorded_step_computes_what_it_does_kernel_by_kernel(data, monkeypatc
     )
     recorded = loop.fit(settings, data, device, progress=False)
     assert len(asked) == settings.epochs * (len(data.part("train")) // 5) - machine.BEFORE_RECORDING
-    monkeypatch.setattr(machine, "recorded", lambda step, _batch_size: step)
+    monkeypatch.setattr(machine, "as_cuda_graph", lambda step, _batch_size: step)
     plain = loop.fit(settings, data, device, progress=False)
     pd.testing.assert_frame_equal(recorded.history, plain.history, check_exact=True)
     assert all(torch.equal(value, recorded.weights[name]) for name, value in plain.weights.items())
@@ -155,7 +155,7 @@ def test_a_recorded_step_computes_what_it_does_kernel_by_kernel(data, monkeypatc
 @pytest.mark.parametrize("device", [GPU], ids=str)
 @pytest.mark.parametrize("network", [DENSENET, {"model": "resnet34"}], ids=["DenseNet", "ResNet34"])
 def test_a_gpu_computes_what_the_cpu_computes(home, device, network):
-    data = dataset.load(toy.prepared(images=60), 64)
+    data = toy.load(toy.prepared(images=60), 64)
     settings = TrainSettings.of(**network, image_size=64, epochs=1, learning_rate=1e-7)
     found = loop.fit(settings, data, device, progress=False).history
     pd.testing.assert_frame_equal(found, loop.fit(settings, data, CPU, progress=False).history, rtol=1e-4)

@@ -9,7 +9,7 @@ import torch
 import toy
 
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, loop, machine, memory, models
+from pneumo_nb.train import loop, machine, models
 
 CPU = torch.device("cpu")
 SMALL = {"model": "densenet", "depth": 13, "blocks": 2, "bottleneck": False, "image_size": 64, "batch_size": 8}
@@ -22,7 +22,7 @@ def network(**settings):
 
 def estimate(**settings):
     wanted, net = network(**settings)
-    return memory._dry_run(wanted, net, wanted.batch_size, training=True)
+    return machine._dry_run(wanted, net, wanted.batch_size, training=True)
 
 
 def measured(**settings):
@@ -53,32 +53,32 @@ def test_the_estimate_grows_with_images_and_shrinks_with_checkpointing():
 def test_what_cannot_fit_is_refused_with_settings_that_would(monkeypatch):
     wanted, net = network(batch_size=64)
     room = estimate(batch_size=64) // 3
-    monkeypatch.setattr(memory, "free", lambda device: room)
+    monkeypatch.setattr(machine, "free", lambda device: room)
     with pytest.raises(
         MemoryError, match=r"image_size = 64 and batch_size = 64 needs about .* GiB are free"
     ) as refused:
-        memory.refuse_too_large(wanted, net, CPU, 64, 16)
+        machine.refuse_too_large(wanted, net, CPU, 64, 16)
     for name, value in re.findall(r"(batch_size|image_size) = (\d+)", str(refused.value))[2:]:
         fits = wanted.varied(**{name: value})
         assert getattr(fits, name) < getattr(wanted, name)
-        memory.refuse_too_large(fits, net, CPU, fits.batch_size, 16)
-    monkeypatch.setattr(memory, "free", lambda device: 1000)
+        machine.refuse_too_large(fits, net, CPU, fits.batch_size, 16)
+    monkeypatch.setattr(machine, "free", lambda device: 1000)
     with pytest.raises(MemoryError, match="neither fewer nor smaller images would fit"):
-        memory.refuse_too_large(wanted, net, CPU, 64, 16)
+        machine.refuse_too_large(wanted, net, CPU, 64, 16)
 
 
 def test_a_dataset_that_cannot_be_held_is_refused_before_it_is_read(home, monkeypatch):
     name = toy.prepared()
-    monkeypatch.setattr(memory, "free", lambda device: 24 * 100 * 100)
+    monkeypatch.setattr(machine, "free", lambda device: 24 * 100 * 100)
     with pytest.raises(MemoryError, match=r"24 radiographs at image_size = 128 take .*: image_size = 100 would fit"):
-        dataset.load(name, 128)
-    assert dataset.load(name, 100).images.shape == (24, 1, 100, 100)
+        toy.load(name, 128)
+    assert toy.load(name, 100).images.shape == (24, 1, 100, 100)
 
 
 def test_the_smallest_share_of_the_containers_around_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
-    assert memory.free(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    assert machine.free(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     job, step = tmp_path / "slurm" / "job", tmp_path / "slurm" / "job" / "step"
     step.mkdir(parents=True)
     (tmp_path / "own").write_text("0::/slurm/job/step\n")
@@ -86,39 +86,39 @@ def test_the_smallest_share_of_the_containers_around_counts(tmp_path, monkeypatc
         (folder / "memory.max").write_text(f"{most}\n")
         (folder / "memory.current").write_text("400\n")
         (folder / "memory.stat").write_text("anon 300\nactive_file 60\ninactive_file 40\n")
-    assert memory.free(CPU) == 1000
+    assert machine.free(CPU) == 1000
     (job / "memory.max").write_text("max\n")
-    assert memory.free(CPU) > 10**6
+    assert machine.free(CPU) > 10**6
 
 
-@pytest.mark.skipif(not memory.STATUS.is_file(), reason="/proc is Linux's")
+@pytest.mark.skipif(not machine.STATUS.is_file(), reason="/proc is Linux's")
 def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it():
     idle, code = (
-        memory.peak_mib(CPU),
-        "import torch; from pneumo_nb.train import memory; print(memory.peak_mib(torch.device('cpu')))",
+        machine.peak_mib(CPU),
+        "import torch; from pneumo_nb.train import machine; print(machine.peak_mib(torch.device('cpu')))",
     )
     held = bytearray(b"x" * 2**30)
     young = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert 50 < float(young.stdout) < len(held) / 2**20 < memory.peak_mib(CPU)
+    assert 50 < float(young.stdout) < len(held) / 2**20 < machine.peak_mib(CPU)
     del held
-    assert memory.peak_mib(CPU) > idle + 500
+    assert machine.peak_mib(CPU) > idle + 500
 
 
 TRAINING = """
 import sys
 import torch
-from pneumo_nb.train import dataset, loop, machine, memory, models
+from pneumo_nb.train import dataset, loop, machine, models
 from pneumo_nb.settings import TrainSettings
 
 cpu = torch.device("cpu")
 settings = TrainSettings.of(model="densenet", depth=23, blocks=2, image_size=192, epochs=1)
-data = dataset.load("toy", settings.image_size)
+data = dataset.load("toy", settings)
 net = machine.in_place(models.build(**settings.architecture()))
-needed = memory.BESIDE_TENSORS["cpu"] * memory._dry_run(settings, net, settings.batch_size, training=True)
-memory.free = lambda device: float(sys.argv[1]) * needed
-before = memory.peak_mib(cpu)
+needed = machine.BESIDE_TENSORS["cpu"] * machine._dry_run(settings, net, settings.batch_size, training=True)
+machine.free = lambda device: float(sys.argv[1]) * needed
+before = machine.peak_mib(cpu)
 loop.fit(settings, data, cpu, progress=False)
-print((memory.peak_mib(cpu) - before) * 2**20 / needed)
+print((machine.peak_mib(cpu) - before) * 2**20 / needed)
 """
 
 
@@ -144,7 +144,7 @@ def test_the_larger_the_radiographs_the_fewer_are_evaluated_at_once(side):
 )
 def test_memory_that_runs_out_in_mid_run_is_said_in_one_line(home, monkeypatch, error):
     monkeypatch.setattr(models, "build", toy.build)
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
 
     def full(*_):
         raise error
@@ -157,5 +157,5 @@ def test_memory_that_runs_out_in_mid_run_is_said_in_one_line(home, monkeypatch, 
 
 
 def test_another_error_stays_what_it_is():
-    with pytest.raises(RuntimeError, match="another"), memory.shortage_named(TrainSettings(), CPU):
+    with pytest.raises(RuntimeError, match="another"), machine.shortage_named(TrainSettings(), CPU):
         raise RuntimeError("another")

@@ -33,7 +33,7 @@ def small_network(monkeypatch):
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 def run(data, **more):
@@ -132,10 +132,10 @@ def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
 def test_a_run_fits_only_its_own_radiographs(data, home):
     done = run(data)
     done.check_fits(data)
-    with pytest.raises(ValueError, match="trained at 32 x 32 pixels; the radiographs here are 48 x 48"):
-        done.check_fits(dataset.load("toy", 48))
+    with pytest.raises(ValueError, match="loaded at image_size = 48, fit = stretch, and the settings say image_size = 32, fit"):
+        done.check_fits(toy.load("toy", 48))
     with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
-        done.check_fits(dataset.load(toy.prepared("other", seed=3), 32))
+        done.check_fits(toy.load(toy.prepared("other", seed=3), 32))
 
 
 def test_a_run_that_diverged_is_not_finished_and_says_the_same_again(data):
@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit_their_run_are_named(data):
 def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(data):
     done = run(data)
     record = paths.runs(done.key) / "record.json"
-    record.write_text(record.read_text().replace(f'"format": {runs.FORMAT}', '"format": 0'))
+    record.write_text(record.read_text().replace(f'"format": {runs.RUN_FORMAT}', '"format": 0'))
     assert runs.finished(data.hash) == []
     with pytest.raises(ValueError, match=rf"run {done.key} has format 0; this version reads and trains format"):
         runs.load(done.key)
@@ -183,7 +183,7 @@ from pneumo_nb.train import dataset, models, runs
 from pneumo_nb.settings import TrainSettings
 models.build = toy.build
 settings = TrainSettings.of(image_size=32, channels=1, epochs=int(sys.argv[1]), batch_size=8)
-print(runs.load_or_train(settings, dataset.load("toy", 32), torch.device("cpu"), progress=False).key)
+print(runs.load_or_train(settings, dataset.load("toy", settings), torch.device("cpu"), progress=False).key)
 """
 
 
@@ -220,7 +220,7 @@ def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(
 
 def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_empty_one(small_disk, monkeypatch):
     monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     undisturbed = run(data)
     folder = paths.runs(undisturbed.key)
     files = ("weights.safetensors", "history.csv", "predictions.csv")
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_em
 
 def test_a_finished_run_is_loaded_from_a_folder_that_may_only_be_read(small_disk, monkeypatch):
     monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     done = run(data)
     with read_only(small_disk):
         assert run(data).record == done.record

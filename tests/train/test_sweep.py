@@ -18,7 +18,7 @@ from distributed import Client, Scheduler, SpecCluster, Worker
 
 from pneumo_nb import paths
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, loop, models, runs, sweep
+from pneumo_nb.train import loop, models, runs, sweep
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = {"image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
@@ -35,7 +35,7 @@ def seeds(*numbers, **more):
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 @pytest.fixture
