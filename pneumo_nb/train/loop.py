@@ -65,6 +65,7 @@ def fit(
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
+        machine.own_cores(),
         _bar(settings, images, len(done["history"]), progress) as bar,
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):

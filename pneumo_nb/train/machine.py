@@ -25,6 +25,7 @@ GIB = 2**30
 BESIDE_TENSORS = {"cpu": 1.1, "cuda": 1.0}  # times what tensors take: oneDNN has copies of its own
 STATUS, CGROUPS, OWN_CGROUP = map(Path, ("/proc/self/status", "/sys/fs/cgroup", "/proc/self/cgroup"))
 EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**23}  # at once: beyond, a CPU is no faster and needs more memory
+TORCH = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 COMPILERS = ("g++", "clang++", "c++")
 BEFORE_RECORDING = 3  # steps
 
@@ -202,6 +203,32 @@ def arithmetic(settings: TrainSettings) -> Iterator[None]:
         filled.fill_uninitialized_memory, cudnn.benchmark = before[1:]
         for place, value in zip(places, tf32, strict=True):
             place.allow_tf32 = value
+
+
+@contextmanager
+def own_cores() -> Iterator[None]:
+    """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
+
+    At the end of every layer they wait for each other. Beside another busy process the system puts two of them on one
+    core, and a training takes six to twenty times as long; so, twice as long. No number changes. What this process
+    starts meanwhile stays on one core too.
+    """
+    cores, threads = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), torch.get_num_threads()
+    openmp = ctypes.CDLL(str(TORCH)) if TORCH.is_file() else None
+    if not 1 < threads == len(cores) or not hasattr(openmp, "GOMP_parallel"):
+        yield
+        return
+
+    def place(where: list[set[int]]) -> None:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        each = call(lambda _: os.sched_setaffinity(0, where[openmp.omp_get_thread_num()]))
+        openmp.GOMP_parallel(each, None, threads, 0)
+
+    place([{core} for core in cores])
+    try:
+        yield
+    finally:
+        place([set(cores)] * threads)
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:

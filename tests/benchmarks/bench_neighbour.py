@@ -1,12 +1,13 @@
-"""How much slower training gets beside a busy process, by how long an idle thread spins before it sleeps.
+"""How much slower training gets beside a busy process, and what helps.
 
-    python -m tests.benchmarks.bench_neighbour --spins default 2000 20000 200000       two quiet CPU cores, minutes
+    python -m tests.benchmarks.bench_neighbour                              two quiet CPU cores, five minutes
+    python -m tests.benchmarks.bench_neighbour --ways free own free/2000 own/10000
 
-Where two threads share two cores with another busy process, one of them waits at every layer for the other; by default
-libgomp lets it spin, at the cost of the one waited for. `GOMP_SPINCOUNT` bounds that; too low, and threads sleep
-between two layers of a quiet training. For each value a training process of its own takes steps on noise, quiet and
-beside a process that keeps one core busy, in turns; medians are told. `loss` is what the value costs when quiet, beside
-the first value given; `factor` is what the neighbour costs. The machine must be quiet otherwise.
+Threads wait for each other at the end of every layer. `own` is what training does, each of torch's threads on a core of
+its own (`machine.own_cores`), `free` leaves them where the system puts them; a number behind is GOMP_SPINCOUNT, how
+long a thread spins before it sleeps. For each way a process of its own takes training steps on noise, quiet and beside
+a process that keeps one core busy, in turns; medians are told. `loss` is what a way costs when quiet, beside the first
+way; `factor` is what the neighbour costs. The machine must be quiet otherwise.
 """
 
 import argparse
@@ -16,14 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pandas as pd
 
 NETWORKS = {"DenseNet53": {"model": "densenet", "stem": "7x7"}, "ResNet34": {"model": "resnet34"}}
-VARIABLE, LIBGOMPS = "GOMP_SPINCOUNT", "300000"  # what libgomp takes where nothing is said
 
 
-def steps(network: str, image_size: int, batch_size: int, seconds: float) -> float:
+def steps(way: str, network: str, image_size: int, batch_size: int, seconds: float) -> float:
     """Images a second that this process trains on: steps of `loop.fit` for so many seconds, after one to warm up."""
     import numpy as np
     import torch
@@ -41,12 +42,13 @@ def steps(network: str, image_size: int, batch_size: int, seconds: float) -> flo
     net = machine.in_place(models.build(**settings.architecture())).train()
     step = loop._step(settings, net, machine.adam(net, settings, device), dataset.Feed(data, device, 1, "none"))
     positions, flips = torch.arange(batch_size), torch.zeros(batch_size, dtype=torch.bool)
-    step(positions, flips)
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    with machine.own_cores() if way == "own" else nullcontext():
         step(positions, flips)
-        done += batch_size
-    return done / (time.perf_counter() - start)
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            step(positions, flips)
+            done += batch_size
+        return done / (time.perf_counter() - start)
 
 
 def spin() -> None:
@@ -55,20 +57,20 @@ def spin() -> None:
         pass
 
 
-def rate(spins: str, *arguments: object) -> float:
-    """Images a second of a process with that spin count; `default` is libgomp's own, `ours` what the module sets."""
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    environment |= {} if spins == "ours" else {VARIABLE: LIBGOMPS if spins == "default" else spins}
+def rate(way: str, *arguments: object) -> float:
+    """Images a second of a process that trains in this way."""
+    name, _, spins = way.partition("/")
+    environment = os.environ | ({"GOMP_SPINCOUNT": spins} if spins else {})
     code = "import sys; from tests.benchmarks import bench_neighbour as b; a = sys.argv;"
-    code += " print(b.steps(a[1], int(a[2]), int(a[3]), float(a[4])))"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    code += " print(b.steps(a[1], a[2], int(a[3]), int(a[4]), float(a[5])))"
+    command = [sys.executable, "-c", code, name, *map(str, arguments)]
     return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main() -> None:
     """Read the command line, take the measurements, print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--spins", nargs="+", default=["default", "ours"], help="counts, `default` or `ours`")
+    options.add_argument("--ways", nargs="+", default=["free", "own"], help="free, own, free/COUNT or own/COUNT")
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     options.add_argument("--image-size", type=int, default=96)
     options.add_argument("--batch-size", type=int, default=8)
@@ -79,21 +81,21 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.2f}", flush=True)
     context, table = multiprocessing.get_context("spawn"), []
     for network in chosen.networks:
-        met = {(spins, busy): [] for spins in chosen.spins for busy in (False, True)}
+        met = {(way, busy): [] for way in chosen.ways for busy in (False, True)}
         for _ in range(chosen.repeats):
-            for spins, busy in met:
+            for way, busy in met:
                 neighbour = context.Process(target=spin, daemon=True)
                 if busy:
                     neighbour.start()
                 try:
-                    met[spins, busy].append(rate(spins, network, *size))
+                    met[way, busy].append(rate(way, network, *size))
                 finally:
                     if busy:
                         neighbour.kill()
-        first = statistics.median(met[chosen.spins[0], False])
-        for spins in chosen.spins:
-            quiet, beside = (statistics.median(met[spins, busy]) for busy in (False, True))
-            row = {"network": network, "spins": spins, "quiet images/s": quiet, "beside images/s": beside}
+        first = statistics.median(met[chosen.ways[0], False])
+        for way in chosen.ways:
+            quiet, beside = (statistics.median(met[way, busy]) for busy in (False, True))
+            row = {"network": network, "way": way, "quiet images/s": quiet, "beside images/s": beside}
             table.append(row | {"loss": 1 - quiet / first, "factor": quiet / beside})
             print(pd.DataFrame(table[-1:]).to_string(index=False, header=len(table) == 1), flush=True)
 

@@ -132,7 +132,9 @@ def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
 def test_a_run_fits_only_its_own_radiographs(data, home):
     done = run(data)
     done.check_fits(data)
-    with pytest.raises(ValueError, match="loaded at image_size = 48, fit = stretch, and the settings say image_size = 32, fit"):
+    with pytest.raises(
+        ValueError, match="loaded at image_size = 48, fit = stretch, and the settings say image_size = 32, fit"
+    ):
         done.check_fits(toy.load("toy", 48))
     with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
         done.check_fits(toy.load(toy.prepared("other", seed=3), 32))
