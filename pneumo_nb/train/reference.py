@@ -46,8 +46,8 @@ def predictions(name: str, key: str) -> pd.DataFrame:
 def history(name: str, key: str) -> pd.DataFrame:
     """One row for each epoch of one run; numbers have six digits."""
     found = _by_key(name, HISTORY)[key]
-    without = found.columns[found.isna().all() & found.columns.str.startswith("validation_")]
-    return found.drop(columns=without)
+    validated = "validation_loss" in found and found["validation_loss"].notna().any()  # others may be beside those
+    return found if validated else found.loc[:, ~found.columns.str.startswith("validation_")]
 
 
 def images(name: str, key: str) -> pd.DataFrame:
