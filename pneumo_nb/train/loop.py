@@ -65,7 +65,7 @@ def fit(
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
-        machine.own_cores(),
+        machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
         _bar(settings, images, len(done["history"]), progress) as bar,
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
@@ -96,7 +96,8 @@ def fit(
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
     """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
-    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+    with machine.own_cores(feed.device.type == "cpu"):
+        return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
 
 
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:

@@ -206,16 +206,16 @@ def arithmetic(settings: TrainSettings) -> Iterator[None]:
 
 
 @contextmanager
-def own_cores() -> Iterator[None]:
+def own_cores(wanted: bool = True) -> Iterator[None]:
     """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
 
-    At the end of every layer they wait for each other. Beside another busy process the system puts two of them on one
-    core, and a training takes six to twenty times as long; so, twice as long. No number changes. What this process
-    starts meanwhile stays on one core too.
+    They wait for each other at the end of every layer. Beside another busy process the system may put two of them on
+    one core, and a training takes many times as long; so, about twice. No number changes. Processes that are started
+    meanwhile stay on one core too: not for what starts some.
     """
     cores, threads = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), torch.get_num_threads()
     openmp = ctypes.CDLL(str(TORCH)) if TORCH.is_file() else None
-    if not 1 < threads == len(cores) or not hasattr(openmp, "GOMP_parallel"):
+    if not (wanted and 1 < threads == len(cores) and hasattr(openmp, "GOMP_parallel")):
         yield
         return
 

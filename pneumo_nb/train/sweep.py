@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import dask
 import torch
 from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
-from distributed.comm import connect, parse_address, parse_host_port
+from distributed.comm import connect
 from tqdm.auto import tqdm
 
 from pneumo_nb import paths, processes
@@ -64,13 +65,8 @@ def train_columns(
 
 def address(text: str) -> str:
     """The address of a Dask scheduler as it was given; a ValueError if it cannot be one."""
-    try:
-        protocol, location = parse_address(text)
-        host, port = parse_host_port(location)
-        right = protocol in ("tcp", "tls") and host and 0 < port < 65536
-    except ValueError:
-        right = False
-    if not right:
+    port = re.fullmatch(r"(?:(?:tcp|tls)://)?(?:\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", text)
+    if not port or not 0 < int(port[1]) < 65536:
         raise ValueError(f"scheduler = {text!r}: host:port or tcp://host:port, as `dask scheduler` prints it, is right")
     return text
 
@@ -193,18 +189,11 @@ def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainS
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
     every = list(asked.values())
     differing = [field for field in TrainSettings.model_fields if len({getattr(s, field) for s in every}) > 1]
+    known = {KilledWorker: "every worker that tried it died", CancelledError: "the Dask scheduler went away"}
     by_reason: dict[str, list[str]] = {}
     for key, error in failures.items():
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
-        by_reason.setdefault(_reason(error), []).append(f"({names})")
+        first = next(iter(str(error).splitlines()), "")
+        by_reason.setdefault(known.get(type(error), f"{type(error).__name__}: {first}"), []).append(f"({names})")
     listed = "; ".join(f"{' '.join(names)} {reason}" for reason, names in by_reason.items())
     return f"{len(failures)} of {len(asked)} runs failed: {listed}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
-        return "every worker that tried it died"
-    if isinstance(error, CancelledError):
-        return "the Dask scheduler went away"
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}"
