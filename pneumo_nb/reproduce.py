@@ -74,7 +74,7 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         runs.load(str(values["RUN"]))
     device = runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
     if not values.get("SCHEDULER"):
-        machine.refuse_unfit(settings.TrainSettings.from_parameters(values), device)
+        machine.refuse_incapable(settings.TrainSettings.from_parameters(values), device)
     dataset = str(values.get("DATASET", "phantom"))
     if not settings.is_phantom(dataset):
         _refuse_unfit(dataset)

@@ -4,8 +4,10 @@ A default is the paper's value where it prints one, and the reading nearest to t
 says which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
 """
 
+import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -63,6 +65,17 @@ def seeds(value: Any) -> tuple[int, ...]:
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise ValueError(f"seeds = {value!r}: whole numbers from 0, each once, such as 0,1,2, are right")
     return found
+
+
+def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
+    """A ValueError for a name in capitals that is neither a setting nor one of a notebook's `own` parameters."""
+    models = TrainSettings, PrepareSettings, PhantomSettings
+    known = {field.upper() for model in models for field in model.model_fields}
+    known |= {"DATASET", "DEVICE", "SEEDS", "SCHEDULER", *own}
+    for name in names:
+        if name.isupper() and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(f"there is no parameter {name}" + (f"; the nearest is {near[0]}" if near else ""))
 
 
 def jobs(value: Any) -> int:

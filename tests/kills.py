@@ -70,8 +70,8 @@ def _train(name: str, home: Path, epoch_reported: str) -> None:
         return counted(labels, settings, epoch)
 
     loop.batches = count
-    data = dataset.load(name, 32)
     settings = TrainSettings.of(epoch_reported=epoch_reported, **SETTINGS, **NETWORK)
+    data = dataset.load(name, settings)
     runs.load_or_train(settings, data, torch.device("cpu"), progress=False)
 
 

@@ -105,7 +105,7 @@ class Explorer(VBox):
             overlays.grey(self._data.images[position, 0].numpy(), self._data.white, self._side),
             interpret.feature_maps(net, feed.images(place), layer)[0],
             dataset.width_mm(self._data.manifest.iloc[position], fit),
-            *dataset.masks(self._data, place, fit).get("opacities", []),
+            *dataset.masks(self._data, place).get("opacities", []),
         )
         return [overlays.webp(picture) for picture in pictures]
 

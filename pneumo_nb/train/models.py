@@ -181,7 +181,7 @@ def parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
-def layers(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
+def layer_table(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     """Every convolution and linear layer in the order of the forward pass, with output size and parameters.
 
     A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; nothing is computed but

@@ -107,7 +107,7 @@ def test_what_lies_behind_a_layer_is_not_computed_for_its_maps():
 
 
 def test_maps_come_radiograph_by_radiograph(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     feed, asked = dataset.Feed(data, torch.device("cpu"), 1, "none"), []
 
     def make(x):

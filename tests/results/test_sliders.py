@@ -16,7 +16,7 @@ SMALL = {"model": "densenet", "depth": 7, "blocks": 2, "image_size": 32, "channe
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_each_outcome_comes_first_once_and_the_surest_of_it(trained):
 
 
 def test_a_run_of_another_size_or_dataset_is_refused(data, trained):
-    with pytest.raises(ValueError, match=r"at 32 x 32 pixels; the radiographs here are 40 x 40"):
-        sliders.Explorer(trained, dataset.load("toy", 40), CPU)
+    with pytest.raises(ValueError, match=r"loaded at image_size = 40, .* say image_size = 32"):
+        sliders.Explorer(trained, toy.load("toy", 40), CPU)
     with pytest.raises(ValueError, match="was trained on 'toy', which is not this 'other'"):
-        sliders.Explorer(trained, dataset.load(toy.prepared("other", seed=1), 32), CPU)
+        sliders.Explorer(trained, toy.load(toy.prepared("other", seed=1), 32), CPU)

@@ -30,7 +30,7 @@ def stored(right, seed=0, labels=LABELS, patients=None, **settings):
     these = TrainSettings.of(seed=seed, **settings)
     counts = metrics.Counts.of(labels, called)
     record = {
-        "format": runs.FORMAT,
+        "format": runs.RUN_FORMAT,
         "settings": these.model_dump(),
         "dataset": {"name": "toy", "hash": "toy"},
         "threshold": 0.5,

@@ -108,9 +108,9 @@ TRAINING = """
 from pathlib import Path
 from pneumo_nb import settings
 from pneumo_nb.train import dataset, runs, sweep
-data = dataset.load("toy", 32)
 small = {"model": "densenet", "depth": 7, "blocks": 2, "bottleneck": False, "growth_rate": 4}
 base = settings.TrainSettings.of(image_size=32, epochs=100_000, **small)
+data = dataset.load("toy", base)
 sweep.train_columns({"": base}, [0, 1], data, runs.device("cpu"), SCHEDULER)
 """
 
