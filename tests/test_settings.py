@@ -78,7 +78,7 @@ def test_only_parameters_are_named_in_capitals():
     ):
         with pytest.raises(ValueError, match=f"no parameter {wrong}: did you mean {right}"):
             settings.refuse_unknown([*sorted(named.keys() - {"DROP_RATES"}), wrong])
-    with pytest.raises(ValueError, match="no parameter MODEL: the parameters are BATCH_SIZE, .*, WIDTH$"):
+    with pytest.raises(ValueError, match=r"no parameter MODEL: the parameters are BATCH_SIZE, .*, WIDTH$"):
         settings.refuse_unknown(["MODEL"])
 
 
