@@ -95,6 +95,7 @@ def is_phantom(dataset: str) -> bool:
     return dataset == "phantom" or dataset.startswith("phantom-")
 
 
+SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
 COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
 
 
@@ -237,6 +238,11 @@ class TrainSettings(Settings):
     def _layers_fit_their_blocks(self) -> "TrainSettings":
         layers_per_block(self.depth, self.blocks, self.bottleneck)
         return self
+
+    def resnet34(self, **changes: Any) -> "TrainSettings":
+        """The same training of a ResNet34: what only a DenseNet has goes back to its default, as it is part of keys."""
+        kept = {name: value for name, value in self if name not in DENSENET_FIELDS}
+        return self.of(**kept | {"model": "resnet34"} | changes)
 
     def architecture(self) -> dict[str, Any]:
         """What `models.build` needs to know but the seed; the fields of DenseNets only where they count."""
