@@ -139,10 +139,10 @@ def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -
 class PhantomSettings(Settings):
     """How many synthetic radiographs, and how large. The defaults are the smoke size; the paper's stand beside."""
 
-    patients: int = Field(150, ge=10, description="radiographs, one for each patient (Section 2.1: 706)")
-    positives: int = Field(45, ge=2, description="with pneumoconiosis (Section 2.1: 142)")
-    width: int = Field(512, ge=128, description="pixels of the original (four times Section 2.1's 694: 2776)")
-    height: int = Field(530, ge=128, description="pixels of the original (four times Section 2.1's 719: 2876)")
+    patients: int = _field(360, "radiographs, one for each patient", "706 (2.1)", ge=10)
+    positives: int = _field(120, "with pneumoconiosis", "142 (2.1)", ge=2)
+    width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
+    height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
 
     @model_validator(mode="after")
