@@ -1,8 +1,7 @@
 """The parameters of every stage as validated models. Everything that the paper leaves unsaid is a named field here.
 
-A default is the paper's value where it prints one, and the reading nearest to the paper where it does not; each field
-says which, apart from its meaning, and `in_force` shows both. Values may arrive as text (papermill passes `5e-5` and
-`true` as strings): they are parsed, never guessed.
+A default is the paper's value where it prints one, and the reading nearest to the paper where it does not: `in_force`
+shows which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
 """
 
 import difflib
@@ -186,14 +185,12 @@ def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
 
     The stem, the transitions and the fully connected layer are blocks + 1 layers; the rest is shared out.
     """
-    around, per_layer = blocks + 1, 2 if bottleneck else 1
-    layers, left = divmod(depth - around, per_layer * blocks)
+    around, step = blocks + 1, blocks * (2 if bottleneck else 1)
+    layers, left = divmod(depth - around, step)
     if left or layers < 1:
-        below = max(layers, 1) * per_layer * blocks + around
-        raise ValueError(
-            f"depth = {depth} does not fit {blocks} dense blocks {'with' if bottleneck else 'without'} bottleneck:"
-            f" {below} and {below + per_layer * blocks} do"
-        )
+        below, how = max(layers, 1) * step + around, "with" if bottleneck else "without"
+        fit = f"{blocks} dense blocks {how} bottleneck: {below} and {below + step} do"
+        raise ValueError(f"depth = {depth} does not fit {fit}")
     return layers
 
 
@@ -231,8 +228,7 @@ class TrainSettings(Settings):
     deterministic: bool = _field(True, "the same algorithms in every run; False: the fastest on a GPU")
     precision: Literal["float32", "tf32", "bf16"] = _field("float32", "of the arithmetic; bf16 in training only")
     compile: bool = _field(False, "join operations by torch.compile: minutes at first, faster then")
-    # how a run is kept safe is no part of it: left out of records and keys
-    checkpoint_every: int = _field(1, "epochs that a stopped run may lose", ge=1, exclude=True)
+    checkpoint_every: int = _field(1, "epochs that a stopped run may lose", ge=1, exclude=True)  # part of no key
 
     @model_validator(mode="after")
     def _layers_fit_their_blocks(self) -> "TrainSettings":
