@@ -91,7 +91,7 @@ def dataset_name(value: Any) -> str:
 
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    return dataset == "phantom" or dataset.startswith("phantom-")
+    return dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults

@@ -84,8 +84,9 @@ def test_only_parameters_are_named_in_capitals():
 
 def test_a_dataset_is_named_by_text():
     assert settings.dataset_name("0777") == "0777"
-    with pytest.raises(ValueError, match="511 is a number: write the name in quotes"):
-        settings.dataset_name(0o777)
+    for ask in (settings.dataset_name, settings.is_phantom):
+        with pytest.raises(ValueError, match="511 is a number: write the name in quotes"):
+            ask(0o777)
 
 
 def test_equal_settings_have_equal_digests_and_others_do_not():
@@ -118,3 +119,8 @@ def test_phantoms_are_told_by_their_name():
         False,
         False,
     ]
+
+
+def test_a_resnet34_keeps_all_but_what_only_a_densenet_has():
+    base = TrainSettings.of(model="densenet", stem="7x7", reduction=0.5, epochs=3, checkpoint_every=2)
+    assert base.resnet34(scale_factor=1) == TrainSettings.of(epochs=3, checkpoint_every=2, scale_factor=1)
