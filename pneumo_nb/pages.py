@@ -10,7 +10,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown_mistune
 from pygments.formatters import HtmlFormatter
 
-from pneumo_nb.results import offline
+from pneumo_nb.results import sliders
 
 STYLE = """
 :root { color-scheme: light; }
@@ -76,7 +76,7 @@ def _moves_offline(output: nbformat.NotebookNode, models: dict[str, dict]) -> bo
     """Put HTML in the place of a widget; false if nothing is left of it."""
     view = output.get("data", {}).get(WIDGET)
     if view:
-        output.data = {"text/html": offline.widget(view["model_id"], models)}
+        output.data = {"text/html": sliders.html(view["model_id"], models)}
     return not view or bool(output.data["text/html"])
 
 
