@@ -46,7 +46,12 @@ class _Worker:
 LIMITS = Limits()
 
 
-def outcomes(
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(
     function: Callable[[Any], Any],
     tasks: Iterable[Any],
     workers: int,
@@ -93,6 +98,9 @@ def outcomes(
         for worker in crew.values():
             worker.process.kill()
             _dismiss(worker)
+
+
+outcomes = spread
 
 
 def _starter(function: Callable, limits: Limits, imports: list[str]) -> Callable[[], dict[Connection, _Worker]]:

@@ -82,13 +82,18 @@ def is_phantom(dataset: str) -> bool:
 
 
 class PhantomSettings(Settings):
-    """How many synthetic radiographs, and how large. The defaults are the smoke size; the paper's stand beside."""
+    """How many synthetic radiographs, how large, how ill. The defaults are the smoke size; the paper's stand beside."""
 
     patients: int = Field(150, ge=10, description="radiographs, one for each patient (Section 2.1: 706)")
     positives: int = Field(45, ge=2, description="with pneumoconiosis (Section 2.1: 142)")
     width: int = Field(512, ge=128, description="pixels of the original (four times Section 2.1's 694: 2776)")
     height: int = Field(530, ge=128, description="pixels of the original (four times Section 2.1's 719: 2876)")
     phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
+    mix: Literal["marked", "screening"] = Field(
+        "marked",
+        description="disease of the positives, stages I, II, III and letters p, q, r: marked 12/28/60 % and 5/15/80 %;"
+        " screening 71/18/11 % (as in a coal mine, Han 2015) and 35/45/20 %; other shares are ours",
+    )
 
     @model_validator(mode="after")
     def _some_are_healthy(self) -> "PhantomSettings":
