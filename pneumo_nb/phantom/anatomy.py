@@ -11,14 +11,14 @@ import numpy as np
 from pneumo_nb.phantom.bodies import Build, pillow, samples_along, tube, tubes
 
 # Outlines in mm, clockwise; those of one side are given for the right of the picture and mirrored.
-TORSO = [(54, -250), (58, -196), (86, -176), (140, -164), (166, -140), (168, -90), (163, -40), (160, 10)]
-TORSO += [(157, 80), (160, 150), (166, 250)]
+TORSO = [(52, -310), (58, -196), (86, -176), (140, -164), (166, -140), (168, -90), (163, -40), (160, 10)]
+TORSO += [(157, 80), (160, 150), (168, 310)]
 ARM = [(96, -166), (150, -170), (196, -150), (216, -104), (226, -20), (236, 90), (192, 100), (180, 20)]
 ARM += [(172, -40), (150, -90), (110, -110)]
 LUNG = [(46, -152), (72, -140), (95, -108), (113, -62), (124, -8), (130, 45), (132, 88), (131, 116), (128, 119)]
 DIAPHRAGM = [(119, 100), (98, 80), (70, 70), (44, 74), (14, 88)]
 MEDIAL = [(8, 40), (8, -50), (12, -100), (24, -140)]
-MEDIASTINUM = [(-20, -230), (20, -230), (21, -136), (24, -95), (25, -60), (32, -22), (30, 110), (-24, 110), (-24, 10)]
+MEDIASTINUM = [(-20, -310), (20, -310), (21, -136), (24, -95), (25, -60), (32, -22), (30, 110), (-24, 110), (-24, 10)]
 MEDIASTINUM += [(-28, -30), (-25, -75), (-26, -110), (-21, -140)]
 HEART = [(10, -42), (34, -28), (52, 0), (72, 38), (84, 72), (76, 104), (20, 112), (-26, 100), (-42, 70)]
 HEART += [(-40, 34), (-26, 0)]
@@ -50,13 +50,11 @@ def chest(rng: np.random.Generator, grid_mm: float = 0.65) -> Chest:
     trunk = _trunk(build, rng)
     heart = _heart_and_mediastinum(build, rng)
     lung = np.stack([np.maximum(_lung(build, side, rng) - heart, 0) for side in (-1, 1)])
-    bone = _bones(build, rng)
+    bone = np.minimum(_bones(build, rng), trunk)
     blood = sum(_vessels(build, side, rng) for side in (-1, 1))
-    air = _air(build, rng)
     aerated = lung.sum(0)
     blood = np.minimum(blood + _veil(build, grain) * np.sqrt(aerated / 100), 0.6 * aerated)
-    bone = np.minimum(bone, trunk)
-    rest = np.maximum(trunk - np.maximum(aerated, air) - bone, 0)
+    rest = np.maximum(trunk - np.maximum(aerated, _air(build, rng)) - bone, 0)
     parts = (rest * np.float32(1 - build.fat), rest * np.float32(build.fat), bone, blood)
     return Chest(*(cv2.GaussianBlur(part, (0, 0), 0.45 / grid_mm) for part in parts), lung, build)
 
@@ -114,7 +112,7 @@ def _air(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Air with no tissue in it: trachea, main bronchi, the bubble in the stomach."""
     air = np.zeros(build.grid, np.float32)
     fork = np.array([1 + 0.4 * build.turn, -52 + rng.normal(0, 4)])
-    tube(air, build, [(0, -235), (1 + 0.4 * build.turn, -140), fork], 8.5)
+    tube(air, build, [(0, -310), (1 + 0.4 * build.turn, -140), fork], 8.5)
     tube(air, build, [fork, _moved(fork, -16, 18), _moved(fork, -30, 34)], [6.5, 4])
     tube(air, build, [fork, _moved(fork, 20, 16), _moved(fork, 38, 28)], [5.5, 3.5])
     air = np.minimum(air, 17)
@@ -134,16 +132,16 @@ def _bones(build: Build, rng: np.random.Generator) -> np.ndarray:
         blade = _mirrored(_moved(_varied(SCAPULA, rng, 2), rng.uniform(0, 18), 0), side)
         bone += pillow(build, blade, 2.5, 5)
         tube(bone, build, blade[[1, 2, 3, 4]], [4, 3, 3], cortex=1.2)
-        upper = _mirrored(_moved(HUMERUS, build.arms, 0), side)
-        tube(bone, build, upper, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
+        arm = _mirrored(_moved(HUMERUS, build.arms, 0), side)
+        tube(bone, build, arm, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
     return bone * np.float32(rng.uniform(0.75, 1.15))  # from old to young
 
 
 def _spine(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Vertebral bodies with their end plates, pedicles and spinous processes, from the neck down."""
     bone, rims, arches = np.zeros(build.grid, np.float32), [], []
-    bend, y = rng.normal(0, 3), -232.0
-    while y < 230:
+    bend, y = rng.normal(0, 3), -310.0
+    while y < 300:
         tall, half, gap = (np.interp(y, [-230, -130, 100, 220], v) for v in SPINE_MM)
         x = bend * np.sin(y / 90) - 0.5 * build.turn
         body = np.array([(-1, 0), (1, 0), (0.88, 0.5), (1, 1), (-1, 1), (-0.88, 0.5)]) * (half, tall) + (x, y)

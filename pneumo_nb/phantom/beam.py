@@ -68,7 +68,7 @@ def detected(picture: Picture, weakened: np.ndarray, beam, quanta) -> np.ndarray
     small, depth = (cv2.resize(full, (128, 128), interpolation=cv2.INTER_AREA) for full in (primary, weakened))
     # behind a grid scatter grows with what the beam went through, and strays over some 30 mm
     scatter = cv2.GaussianBlur(small * np.minimum(depth, 6), (0, 0), 9, borderType=cv2.BORDER_REPLICATE)
-    scatter *= np.float32(beam.uniform(0.12, 0.3))
+    scatter *= np.float32(beam.uniform(0.08, 0.2))
     primary += cv2.resize(scatter, (picture.width, picture.height), interpolation=cv2.INTER_LINEAR)
     behind = float(np.median((small + scatter)[16:112, 16:112]))  # the detector scales itself to the patient
     counted = QUANTA_PER_MM2 * picture.spacing**2 / behind * beam.lognormal(0, 0.5)

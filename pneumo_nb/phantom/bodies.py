@@ -44,7 +44,7 @@ class Build:
         return cls(
             wide=np.clip(1.10 + size + rng.normal(0, 0.08), 0.88, 1.28),
             long=np.clip(1.05 + size + rng.normal(0, 0.08), 0.84, 1.22),
-            thick=np.clip(rng.normal(1.0, 0.12), 0.75, 1.35),
+            thick=np.clip(rng.normal(1.0, 0.11), 0.75, 1.25),
             breath=rng.normal(0, 9),
             tilt=rng.normal(0, 1.5),
             turn=rng.normal(0, 4),
@@ -92,13 +92,16 @@ def curve(points, closed: bool = False, steps: int = 12) -> np.ndarray:
 def pillow(build: Build, corners, thickness: float, rounding: float, smooth: bool = True) -> np.ndarray:
     """Path length in mm through a body with this outline, full thickness `rounding` mm inside."""
     outline = build.to_grid(curve(corners, closed=True) if smooth else corners)
-    first = np.clip(np.floor(outline.min(0)).astype(int) - 2, 0, np.array(build.grid[::-1]) - 4)
-    last = np.clip(np.ceil(outline.max(0)).astype(int) + 3, first + 4, build.grid[::-1])
+    first, last = np.floor(outline.min(0)).astype(int) - 2, np.ceil(outline.max(0)).astype(int) + 3
+    # Above and below the field a body goes on; at its sides it swells from its own edge, also where that is not seen.
+    first[1], last[1] = np.clip((first[1], last[1]), (0, 4), (build.grid[0] - 4, build.grid[0]))
+    left, right = np.clip((first[0], last[0]), 0, build.grid[1])
     inside = np.zeros((last - first)[::-1], np.uint8)
     cv2.fillPoly(inside, [np.round((outline - first) * 16).astype(np.int32)], 1, shift=4)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) * np.float32(build.grid_mm / rounding)
     path = np.zeros(build.grid, np.float32)
-    path[first[1] : last[1], first[0] : last[0]] = thickness * np.sqrt(1 - (1 - np.minimum(depth, 1)) ** 2)
+    swollen = thickness * np.sqrt(1 - (1 - np.minimum(depth, 1)) ** 2)
+    path[first[1] : last[1], left:right] = swollen[:, left - first[0] : right - first[0]]
     return path
 
 

@@ -1,6 +1,7 @@
 """What dust does to a lung, by the terms of the ILO (2011), and what a healthy lung holds that looks like it."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -16,31 +17,21 @@ PER_ZONE = {"p": (60, 200, 500), "q": (40, 140, 320), "r": (22, 70, 140)}  # opa
 LARGE_MM = (28.0, 50.0)  # large opacities: longer than 10 mm
 # Shares of stages I, II, III and of letters p, q, r among the positives. The stages of `screening` are of 495 cases
 # of one coal mine (Han et al., Int J Environ Res Public Health 2015;12:7856); all other shares are ours.
-MIXES = {
-    "marked": ((0.12, 0.28, 0.60), (0.05, 0.15, 0.80)),
-    "screening": ((0.711, 0.176, 0.113), (0.35, 0.45, 0.20)),
-}
-BY_STAGE = {  # upper, middle and lower zones
-    1: [(1, 0, 0), (1, 1, 0), (1, 1, 1)],
-    2: [(2, 2, 2), (3, 2, 2), (3, 3, 1)],
-    3: [(3, 3, 2), (3, 3, 3), (3, 2, 1)],
-}
+MIXES = {"marked": ((0.12, 0.28, 0.6), (0.05, 0.15, 0.8)), "screening": ((0.71, 0.18, 0.11), (0.35, 0.45, 0.2))}
+# Profusion of upper, middle and lower zones: three kinds of stage I, II and III.
+ZONES = [(1, 0, 0), (1, 1, 0), (1, 1, 1)], [(2, 2, 2), (3, 2, 2), (3, 3, 1)], [(3, 3, 2), (3, 3, 3), (3, 2, 1)]
 
 
 @dataclass(frozen=True)
 class Disease:
-    """What dust has done: profusion in six zones, the letter of the small opacities, the number of large ones.
+    """What dust has done to one patient."""
 
-    `profusion` is 0 to 3 for upper, middle and lower zone of the left, then of the right of the picture.
-    """
-
-    profusion: tuple[int, ...] = (0,) * 6
-    letter: str = ""
-    large: int = 0
+    profusion: tuple[int, ...] = (0,) * 6  # upper, middle, lower zone of the left, then of the right of the picture
+    letter: str = ""  # of the small opacities
+    large: int = 0  # number of large opacities
 
     @property
     def stage(self) -> int:
-        """0 for none, else 1 to 3; see `stage_of`."""
         return stage_of(self.profusion, self.large)
 
 
@@ -75,7 +66,7 @@ def contracted(rng: np.random.Generator, mix: str = "marked") -> Disease:
     """A case of stage I, II or III: upper zones before middle before lower, one side often a little ahead."""
     stages, letters = MIXES[mix]
     stage, letter = rng.choice([1, 2, 3], p=stages), str(rng.choice(list(LETTERS), p=letters))
-    zones = np.array(BY_STAGE[stage][rng.integers(3)] * 2)
+    zones = np.array(ZONES[stage - 1][rng.integers(3)] * 2)
     if stage == 1 and zones[2] and rng.random() < 0.5:
         zones[rng.choice([2, 5])] = 0
     return Disease(tuple(zones.tolist()), letter, int(rng.integers(3, 7)) if stage == 3 else 0)
@@ -83,8 +74,7 @@ def contracted(rng: np.random.Generator, mix: str = "marked") -> Disease:
 
 def opacities(picture: Picture, weakened, chest: Chest, disease: Disease, rng) -> tuple[np.ndarray, np.ndarray]:
     """Put the opacities of a disease into the lungs: mask (height, width) and diameters in mm, large ones last."""
-    mask, zones = np.zeros(weakened.shape, bool), _zones(chest.lung)
-    small, large = [], []
+    mask, zones, small, large = np.zeros(weakened.shape, bool), _zones(chest.lung), [], []
     for zone, profusion in zip(zones, disease.profusion, strict=True):
         if profusion:
             low, high = LETTERS[disease.letter]
@@ -106,11 +96,7 @@ def opacities(picture: Picture, weakened, chest: Chest, disease: Disease, rng) -
 def look_alikes(picture: Picture, weakened, chest: Chest, rng) -> None:
     """What a healthy lung shows and a dusty one too: bright dots by themselves mean nothing."""
     lung = chest.lung.sum(0)
-    blood, bone = PER_MM["blood"] - LUNG_PER_MM, PER_MM["bone"]
-
-    def stamp(place, radius: float, depth: float, **shape) -> None:
-        _stamp(picture, weakened, place, radius, depth, **shape)
-
+    blood, bone, stamp = PER_MM["blood"] - LUNG_PER_MM, PER_MM["bone"], partial(_stamp, picture, weakened)
     central = lung * cv2.GaussianBlur(chest.blood, (0, 0), 12 / picture.grid_mm)
     for place in _places(picture, central, rng.poisson(rng.uniform(10, 60)), rng):  # vessels seen end-on
         stamp(place, rng.uniform(0.7, 2.4), blood * rng.uniform(3, 9), round_=False)

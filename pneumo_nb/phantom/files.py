@@ -69,12 +69,11 @@ def write(
 
 def _refuse_other(folder: Path, settings: dict) -> None:
     try:
-        found = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads((folder / "phantom.json").read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
         raise ValueError(f"{folder.name!r} exists and is no finished phantom: name a new folder") from None
     if found != settings:
-        names = sorted(name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name])
-        other = ", ".join(names)
+        other = ", ".join(sorted(name for name in settings if found.get(name) != settings[name]))
         raise ValueError(f"{folder.name!r} holds a phantom of another {other}: name a new folder or remove it")
 
 
@@ -95,9 +94,7 @@ def _write_one(folder: Path, width: int, height: int, seed: int, mix: str, task:
 
 
 def _truth(phantom: Phantom) -> tuple[str, str, int, str, str]:
-    """What is known of the disease: profusion of six zones as in `Disease`, letter, number of large opacities, and in
-    mm the median diameter of the small ones and the largest of all; empty where there are none.
-    """
+    """Profusion, letter, number of large opacities; in mm the median of the small and the largest of all, or ''."""
     found, sizes = phantom.disease, phantom.diameters_mm
     small = sizes[: len(sizes) - found.large]
     median, largest = (f"{f(of):.1f}" if len(of) else "" for f, of in ((np.median, small), (np.max, sizes)))
@@ -106,18 +103,15 @@ def _truth(phantom: Phantom) -> tuple[str, str, int, str, str]:
 
 def _header(phantom: Phantom, index: int, seed: int):
     """The radiograph as a Digital X-Ray image for presentation (PS3.3 A.26), full of invented identifiers."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
 
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = _uid(seed, index, "image")
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    header.StudyInstanceUID, header.SeriesInstanceUID = _uid(seed, index, "study"), _uid(seed, index, "series")
     constant = json.loads(resources.files(__package__).joinpath("header.json").read_text(encoding="utf-8"))
-    _fill(header, constant | _display(phantom) | _identifiers(phantom, index, seed))
+    header = _fill(Dataset(), constant | _display(phantom) | _identifiers(phantom, index, seed))
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for level in ("SOP", "Series", "Study"):
+        setattr(header, f"{level}InstanceUID", _uid(seed, index, level))
     private = header.private_block(0x0011, "PNEUMO_NB INVENTED", create=True)
     private.add_new(0x01, "LO", f"Invented home phone +00 555 {header.PatientID[3:]}")
     private.add_new(0x02, "PN", str(header.PatientName))
@@ -138,8 +132,8 @@ def _fill(target, elements: dict):
 
 def _uid(seed: int, index: int, what: str) -> str:
     """A UID of the form 2.25.<128 bits> that follows from what it names."""
-    name = f"pneumo_nb phantom {VERSION} {seed} {index} {what}"
-    return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])}"
+    of = hashlib.sha256(f"pneumo_nb phantom {VERSION} {seed} {index} {what}".encode())
+    return f"2.25.{int.from_bytes(of.digest()[:16])}"
 
 
 def _display(phantom: Phantom) -> dict:
@@ -180,7 +174,7 @@ def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
         "ContentTime": f"{rng.integers(8, 18):02d}0500",
         "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "ReferringPhysicianName": physician,
         "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
-        "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech",
-        "StationName": f"DXROOM{number % 3 + 1}", "DeviceSerialNumber": f"SN{number % 3 + 77001}",
+        "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "StationName": f"DXROOM{number % 3 + 1}",
+        "DeviceSerialNumber": f"SN{number % 3 + 77001}",
         "RequestAttributesSequence": [request], "ImageComments": f"Shown to {physician.split('^')[0]}, see {patient}",
     }  # fmt: skip

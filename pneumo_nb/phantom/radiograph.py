@@ -19,7 +19,7 @@ class Phantom:
     """One synthetic radiograph and the truth about it."""
 
     pixels: np.ndarray  # (height, width) uint16 of 12 bits, stored as `photometric` says
-    lungs: np.ndarray  # (height, width) bool: lung fields, where the ray crosses disease.FIELD_LUNG_MM of aerated lung
+    lungs: np.ndarray  # (height, width) bool: rays through more than disease.FIELD_LUNG_MM of aerated lung
     opacities: np.ndarray  # (height, width) bool: pneumoconiotic opacities as projected
     disease: Disease
     diameters_mm: np.ndarray  # of every opacity, the `disease.large` large ones last
@@ -32,10 +32,7 @@ class Phantom:
 def render(
     index: int, positive: bool, width: int = 2776, height: int = 2876, seed: int = 0, mix: str = "marked"
 ) -> Phantom:
-    """The radiograph of patient `index`, with or without pneumoconiosis; all else about him is the same either way.
-
-    ValueError, in one line: a size without a chest, a mix that is none of disease.MIXES.
-    """
+    """The radiograph of patient `index`, with or without pneumoconiosis; all else about him is the same either way."""
     refuse_size(width, height)
     disease.refuse_mix(mix)
     who, extras, room, dust, quanta = (np.random.default_rng([seed, index, part]) for part in range(5))
