@@ -1,7 +1,4 @@
-"""The patient before the beam: a chest as millimetres of each tissue along every ray.
-
-The outlines are a medium adult, in the millimetres of `bodies`; `Build` says how a patient departs from it.
-"""
+"""The patient before the beam: a chest, a medium adult's but for his `Build`, as mm of each tissue along every ray."""
 
 from dataclasses import dataclass
 

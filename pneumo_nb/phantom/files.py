@@ -89,8 +89,7 @@ def _write_one(folder: Path, width: int, height: int, seed: int, mix: str, task:
     for file, mask in zip(files[1:], (phantom.lungs, phantom.opacities), strict=True):
         _, content = cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         (folder / file).write_bytes(content)
-    stage = phantom.disease.stage
-    return files[0], int(stage > 0), header.PatientID, stage, *files[1:], *_truth(phantom)
+    return files[0], int(positive), header.PatientID, phantom.disease.stage, *files[1:], *_truth(phantom)
 
 
 def _truth(phantom: Phantom) -> tuple[str, str, int, str, str]:
@@ -171,10 +170,9 @@ def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
         "Occupation": f"Miner, Pit {number % 13 + 1}", "PatientComments": f"Invented patient {name.replace('^', ' ')}",
         "StudyDate": date, "SeriesDate": date, "AcquisitionDate": date, "ContentDate": date,
         "StudyTime": f"{rng.integers(8, 18):02d}{rng.integers(60):02d}00",
-        "ContentTime": f"{rng.integers(8, 18):02d}0500",
+        "ContentTime": f"{rng.integers(8, 18):02d}0500", "DeviceSerialNumber": f"SN{number % 3 + 77001}",
         "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "ReferringPhysicianName": physician,
         "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
         "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "StationName": f"DXROOM{number % 3 + 1}",
-        "DeviceSerialNumber": f"SN{number % 3 + 77001}",
         "RequestAttributesSequence": [request], "ImageComments": f"Shown to {physician.split('^')[0]}, see {patient}",
     }  # fmt: skip
