@@ -136,13 +136,18 @@ def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -
 
 
 class PhantomSettings(Settings):
-    """How many synthetic radiographs, and how large. The defaults are the smoke size; the paper's stand beside."""
+    """How many synthetic radiographs, how large, how ill. The defaults are the smoke size; the paper's stand beside."""
 
     patients: int = _field(360, "radiographs, one for each patient", "706 (2.1)", ge=10)
     positives: int = _field(120, "with pneumoconiosis", "142 (2.1)", ge=2)
     width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
     height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
+    mix: Literal["marked", "screening"] = Field(
+        "marked",
+        description="disease of the positives, stages I, II, III and letters p, q, r: marked 12/28/60 % and 5/15/80 %;"
+        " screening 71/18/11 % (as in a coal mine, Han 2015) and 35/45/20 %; other shares are ours",
+    )
 
     @model_validator(mode="after")
     def _some_are_healthy(self) -> "PhantomSettings":

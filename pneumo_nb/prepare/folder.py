@@ -104,14 +104,15 @@ def phantom(
     from tqdm.auto import tqdm
 
     _check(name, None)
-    source = paths.raw(f"phantom-{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}")
+    numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
+    source = paths.raw(f"phantom-{numbers}-{size.mix}")
     with (
         _alone(source),
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False, delay=1) as bar,
     ):
         _clear(source, None)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
-        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
+        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
     return prepare(source, None, name, settings, progress)
 
 
