@@ -214,10 +214,9 @@ def test_the_table_tells_the_disease_that_was_drawn(written):
 
 def test_who_is_positive_does_not_depend_on_the_mix(written, tmp_path):
     screening = phantom_files.write(tmp_path / "screening", 9, 4, **SMALL, seed=5, mix="screening")
-    tables = [(folder / "labels.csv").read_text().splitlines()[1:] for folder in (written, screening)]
-    assert [[line.split(",")[:3] for line in table] for table in tables][0] == [
-        line.split(",")[:3] for line in tables[1]
-    ]
+    lines = ((folder / "labels.csv").read_text().splitlines() for folder in (written, screening))
+    marked, other = ([line.split(",")[:3] for line in table] for table in lines)
+    assert marked == other
     assert json.loads((screening / "phantom.json").read_text())["mix"] == "screening"
     with pytest.raises(ValueError, match=r"holds a phantom of another mix: "):
         phantom_files.write(screening, 9, 4, **SMALL, seed=5)
