@@ -17,9 +17,14 @@ from pneumo_nb.settings import PrepareSettings
 FORMAT = 3  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
-MANIFEST += ["acquired", "suspected_text", "source_sha256", "sha256"]
+MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
 COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part", "acquired"]
+COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]
+LISTED = {  # what a person should look at: a column of the manifest, and what `summary` says of how many have it
+    "grey_range": "are shown nearly flat, since the greys that they use are not known",
+    "contradiction": "have headers that contradict themselves (--set polarity=photometric overrules the shape)",
+    "faulty": "have faulty elements, which were left out",
+}
 REJECTS = ["file", "position", "reason"]
 UNKNOWN, PLACEHOLDER = "nothing: each image its own patient", "a placeholder, taken for one patient"
 MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both on it may be no patient
@@ -89,26 +94,31 @@ def summary(dataset: dict) -> str:
     if counts.get("suspected_text"):
         where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
         lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
+    for column, told in LISTED.items():
+        if number := counts.get(column):
+            lines.append(f"{number} radiographs {told}: see {column} in manifest.csv")
     return "\n".join(lines + _leakage(counts))
 
 
 def _leakage(counts: dict) -> list[str]:
     """What can be said of patients on both sides of the split, and of those that nothing is known of."""
-    if "test" not in counts["parts"]:
+    if "test" not in counts["parts"] or "share_a_patient" not in counts:  # prepared before format 3
         return []
     unknown, shared, patients = counts["of_unknown_patients"], counts["share_a_patient"], counts["test_patients"]
-    lines = [_sharing(shared) + f", perhaps a placeholder, and count as one patient: {REMEDY}"] if shared else []
+    cannot = f"so that leakage cannot be excluded: {REMEDY}"
+    lines = [f"{_sharing(shared)}, perhaps a placeholder, and count as one patient, {cannot}"] if shared else []
     if unknown:
-        lines.append(f"the patients of {unknown} images are not known, each counts as one of its own: {REMEDY}")
+        lines.append(f"the patients of {unknown} images are not known, {cannot}")
     if patients:
         known = " known" * bool(unknown or shared)
         leaked = counts["test_patients_in_training"]
         lines.append(f"{leaked} of the {patients}{known} patients of the test part are also in training")
-    return lines + ["whether other patients are on both sides cannot be told"] * bool(unknown or shared)
+    return lines
 
 
 def _sharing(shared: list[int]) -> str:
-    return f"{', '.join(map(str, shared))} radiographs bear one PatientID" + " each" * (len(shared) > 1)
+    told = " and ".join(map(str, shared[:3])) + " and ..." * (len(shared) > 3)
+    return f"{told} radiographs bear one PatientID" + " each" * (len(shared) > 1)
 
 
 def _class(label: str) -> str:
@@ -158,7 +168,8 @@ def _columns(accepted: Iterable[dict]) -> dict[str, list]:
     columns: dict[str, list] = {column: [] for column in COUNTED}
     for entry in accepted:
         for column, values in columns.items():
-            values.append(sys.intern(entry[column]) if isinstance(entry[column], str) else entry[column])
+            told = entry.get(column, "")
+            values.append(sys.intern(told) if isinstance(told, str) else told)
     return columns
 
 
@@ -201,6 +212,9 @@ def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> di
         "duplicates": accepted - len(set(columns["sha256"])),
         "duplicates_with_two_labels": _ambiguous(columns["sha256"], columns["label"]),
         "uids_of_two_pictures": _ambiguous(columns["uid"], columns["sha256"]),
+        "grey_range": columns["grey_range"].count("unknown"),
+        "less_grey_than_declared": columns["grey_range"].count("used"),
+        **{column: len(columns[column]) - columns[column].count("") for column in ("faulty", "contradiction")},
         "body_part_guessed": columns["body_part"].count("guessed"),
     }
 

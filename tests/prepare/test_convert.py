@@ -13,6 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sources import picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import processes
+from pneumo_nb.prepare import manifest
 from pneumo_nb.prepare.convert import Job, Task, convert, convert_all, equalise, refine
 from pneumo_nb.prepare.sources import Row
 from pneumo_nb.settings import PrepareSettings
@@ -109,6 +110,22 @@ def test_spacing_grows_by_what_the_picture_shrinks(tmp_path):
     save(radiograph(stored_values(shape=(80, 96)), ImagerPixelSpacing=[0.15, 0.15]), tmp_path / "a.dcm")
     outcome = convert(job(tmp_path), Task("a.dcm", "r-1", Row()))
     assert (outcome["spacing_mm"], outcome["width"], outcome["original_width"]) == (0.6, 24, 96)
+
+
+@pytest.mark.parametrize(
+    "name", ["ANONYMOUS", "Anonymized", "anon", "UNKNOWN", "n/a", "XXXX", "0000", "---", "Patient_ID"]
+)
+def test_a_placeholder_in_place_of_a_patient_is_known_as_one(tmp_path, name):
+    save(radiograph(stored_values(), PatientID=name), tmp_path / "a.dcm")
+    told = convert(job(tmp_path), Task("a.dcm", "r-1", Row()))
+    assert told["patient_from"] == manifest.PLACEHOLDER
+    assert convert(job(tmp_path), Task("a.dcm", "r-1", Row(patient="P7")))["patient_from"] == "the labels CSV"
+
+
+@pytest.mark.parametrize("name", ["ANON0017", "0", "17", "Xu", "Nan Li", "patient-3", "TESTA^ADA"])
+def test_a_name_or_number_of_its_own_is_no_placeholder(tmp_path, name):
+    save(radiograph(stored_values(), PatientID=name), tmp_path / "a.dcm")
+    assert convert(job(tmp_path), Task("a.dcm", "r-1", Row()))["patient_from"] == "DICOM PatientID"
 
 
 def test_a_full_disk_is_an_error_and_not_a_rejected_file(tmp_path):

@@ -1,4 +1,6 @@
+import csv
 import os
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -148,6 +150,88 @@ def test_a_missing_csv_or_source_is_named(source):
         sources.read(source / "nothing")
 
 
+def test_empty_columns_and_cells_that_spreadsheets_add_or_drop_at_the_end_do_no_harm(source):
+    for lines in (
+        ("file,label,stage,,,", "a.png,1,II,,,", "b.png,0,,,,", ",,,,,"),
+        ("file,label,stage", "a.png,1,II,,", "b.png,0"),
+        (" file , label,stage,note, ", "a.png,1,II,,", "b.png,0, ,seen,"),
+    ):
+        rows = sources.read(source, write(source, *lines))[1]
+        assert rows == {"a.png": Row("1", disease={"stage": "II"}), "b.png": Row("0")}
+    with pytest.raises(ValueError, match="row 2 has 4 cells, the header has 2"):
+        sources.read(source, write(source, HEADER + ",,", "a.png,1,,x", "b.png,0,,"))
+
+
+def test_a_cell_may_be_as_long_as_a_report(source):
+    limit = csv.field_size_limit()
+    table = write(source, "file,report,label", f'a.png,"{"dust, " * 60_000}",1', "b.png,,0")
+    assert len(sources.read(source, table)[1]) == 2 and csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("lines", "row"),
+    [
+        (('a.png,1,"coal', *GOOD), 2),
+        (("a.png,1,", 'b.png,0,"the "big" one"'), 3),
+        (("a.png,1,", 'b.png,0,"two\nlines"', 'inner/c.png,1,"x"y', "masks/a.png,0,"), 4),
+    ],
+)
+def test_a_broken_quotation_is_refused_with_its_row(source, lines, row):
+    with pytest.raises(ValueError, match=f"broken quotation in row {row}: ") as caught:
+        sources.read(source, write(source, "file,label,note", *lines))
+    assert "coal" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+FORMS = [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")]
+
+
+@pytest.mark.parametrize(("of_file", "of_csv"), FORMS)
+def test_names_are_the_same_in_either_form_of_unicode(tmp_path, of_file, of_csv):
+    name, mask = (unicodedata.normalize(of_file, text) for text in ("Röntgen/Müller 1.png", "Röntgen/é.png"))
+    source = pictures(tmp_path / "source", name, mask, "b.png")
+    row = unicodedata.normalize(of_csv, "Röntgen/Müller 1.png,1,Röntgen/é.png")
+    files, rows = sources.read(source, write(source, "file,label,lung_mask", row, "b.png,0,"))
+    assert set(rows) == {name, "b.png"} == set(files)
+    classes = pictures(
+        tmp_path / "classes", *(unicodedata.normalize(of_file, f"{kind}/x.png") for kind in ("Gesund", "Krankü"))
+    )
+    assert {
+        row.label for row in read(classes, None, "classes", "", unicodedata.normalize(of_csv, "KrankÜ")).values()
+    } == {
+        "0",
+        "1",
+    }
+
+
+def test_two_files_of_one_name_in_two_forms_are_told_apart_by_nobody(tmp_path):
+    source = pictures(tmp_path, *(unicodedata.normalize(form, "ü.png") for form in ("NFC", "NFD")), "b.png")
+    with pytest.raises(ValueError, match="row 2 names two files, equal but for their form of Unicode"):
+        sources.read(source, write(source, HEADER, "ü.png,1", "b.png,0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a", "ending"), ("A.png", "capitals"), ("c.png", "folder"), ("c", "folder and ending"), ("INNER/C", "ending")],
+)
+def test_a_name_that_is_nearly_right_is_told_what_it_lacks(source, name, hint):
+    with pytest.raises(
+        ValueError, match=f"row 3 names a file that is not in SOURCE; but for its {hint} a file is named so"
+    ):
+        sources.read(source, write(source, HEADER, "b.png,0", f"{name},1"))
+
+
+def test_file_names_that_are_not_utf_8_are_told_of(source):
+    (source / os.fsdecode("尘肺.png".encode("gbk"))).write_bytes(b"x")
+    with pytest.raises(ValueError, match="the names of 1 files are not UTF-8: rename them, as by convmv"):
+        sources.read(source, write(source, HEADER, "b.png,0", "尘肺.png,1"))
+
+
+def test_several_rows_a_file_are_refused_with_what_an_aggregate_would_be(source):
+    boxes = ("a.png,0", "a.png,1", "b.png,0", "a.png,0", "b.png,0", "inner/c.png,1")
+    with pytest.raises(ValueError, match="row 3 contradicts row 2.*2 files have several rows.* 2 of 3 are label 1"):
+        sources.read(source, write(source, HEADER, *boxes))
+
+
 HOSTILE = [
     "..\\..\\a.png",
     "C:\\a.png",
@@ -273,6 +357,32 @@ def test_classes_as_folders_with_and_without_parts(tmp_path):
         "images/0/1.jpg": "0",
         "images/1/1.jpg": "1",
     }
+
+
+PARTED = ["train_images", "Training", "TrainSet", "x-train-2017", "TRAIN"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), zip(PARTED, ["test_images", "testing", "TestSet", "x-test", "TEST"], strict=True)
+)
+def test_the_parts_of_published_folders_are_known_by_a_word_of_their_names(tmp_path, train, test):
+    classes = ("folder_normal", "folder_TB", "folder_silicosis", "folder_STB")
+    source = pictures(tmp_path, *(f"set/{part}/{name}/1.png" for part in (train, test) for name in classes))
+    rows = read(source, None, "silicodata", given_split=True)
+    assert {file: (row.label, row.split) for file, row in rows.items()} == {
+        f"set/{folder}/{name}/1.png": (str(int(name in classes[2:])), part)
+        for folder, part in ((train, "train"), (test, "test"))
+        for name in classes
+    }
+    assert read(source, None, "classes", "", "silicosis,STB", given_split=True) == rows
+
+
+def test_folders_that_name_no_part_or_no_class_are_told_of(tmp_path):
+    source = pictures(tmp_path, *(f"{part}/{name}/1.png" for part in ("contest", "train_test") for name in "01"))
+    with pytest.raises(ValueError, match="split=given needs a folder such as train, test_images or val above"):
+        read(source, None, "classes", given_split=True)
+    with pytest.raises(ValueError, match="no file lies in a folder with label 0"):
+        read(source, None, "classes", "", "0,1")
 
 
 def test_an_odd_name_in_a_folder_of_a_class_does_not_stop_the_others(tmp_path):

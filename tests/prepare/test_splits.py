@@ -99,6 +99,12 @@ def test_one_patient_with_all_positives_cannot_be_split():
         split(["0"] * 50 + ["1"] * 10, list(range(50)) + [99] * 10, PrepareSettings())
 
 
+def test_copies_of_one_picture_are_named_as_the_cause():
+    groups = leak_groups([f"p{i}" for i in range(40)], [f"picture {i}" for i in range(20)] + ["copy"] * 20)
+    with pytest.raises(ValueError, match="label 1 has 20 images of 1 patient: .* or as copies"):
+        split(["0"] * 20 + ["1"] * 20, groups, PrepareSettings())
+
+
 def test_images_of_a_patient_or_of_one_picture_stay_together():
     groups = leak_groups(["a", "a", "b", "c", "d"], ["1", "2", "2", "3", "4"])
     assert groups[0] == groups[1] == groups[2]
