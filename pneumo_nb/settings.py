@@ -102,6 +102,9 @@ class PrepareSettings(Settings):
 
     voi: bool = Field(True, description="apply the file's VOI LUT or window (paper: not said)")
     bits: Literal[8, 16] = Field(8, description="bits a pixel; 16 needs png (paper: jpg, hence 8)")
+    polarity: Literal["shape", "photometric"] = Field(
+        "shape", description="which decides where PresentationLUTShape and PhotometricInterpretation differ (not said)"
+    )
     equalise: Literal["global", "clahe", "none"] = Field("global", description="histogram equalisation (Section 2.1)")
     order: Literal["equalise_first", "downsize_first"] = Field(
         "equalise_first", description="Section 2.1 says 'first ... second ...'"

@@ -90,7 +90,7 @@ def _downsize(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
 def render(content: bytes, kind: str, settings: PrepareSettings) -> tuple[np.ndarray, dict]:
     """Grey pixels before any refining, and facts, of the bytes of a 'dicom', 'jpg' or 'png' file (see images.load)."""
     if kind == "dicom":
-        return dicom.read(content, settings.voi, settings.bits)
+        return dicom.read(content, settings.voi, settings.bits, settings.polarity)
     return images.read(content, settings.bits)
 
 
@@ -106,9 +106,9 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         kind, source = images.load(job.source / task.file)
         picture, facts = render(source, kind, job.settings)
         masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
-        named, uid = dicom.identifiers(source) if kind == "dicom" else ("", "")
-        patient, patient_from = _patient(task, named)
-        day = dicom.acquired(source) if kind == "dicom" and job.settings.dates == "shifted" else None
+        identifiers = facts["identifiers"]
+        uid, day = identifiers.get("sop_instance_uid", ""), identifiers.get("acquired")
+        patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     except Rejected as rejected:
         return {"reason": str(rejected)}
     text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
@@ -143,7 +143,7 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         "photometric": facts["photometric"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "spacing_mm": round(spacing * facts["width"] / width, 4) if spacing else "",
-        "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day else "",
+        "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day and job.settings.dates == "shifted" else "",
         "suspected_text": len(text),
         "source_sha256": hashlib.sha256(source).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),

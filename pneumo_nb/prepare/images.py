@@ -1,16 +1,27 @@
-"""JPG and PNG files: read as grey pixels with nothing else, and written without metadata."""
+"""JPG and PNG files: read as grey pixels with nothing else, and written without metadata; which range greys fill."""
 
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pneumo_nb.prepare.dicom import Rejected, refuse_size
-
 JPG, PNG, DICOM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
+HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM without preamble: group 2 or 8 at once
+JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
+END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
+FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LARGEST_FILE = 400_000_000  # bytes: ten bytes for each pixel of the largest picture
+SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
+LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
+FEW = 0.25  # share of the grey scale: what the bulk of a radiograph fills no more of is close to flat
+
+
+class Rejected(ValueError):
+    """Why a file does not become an image: one line, without any free text from the file."""
 
 
 def load(path: Path) -> tuple[str, bytes]:
@@ -34,45 +45,126 @@ def load(path: Path) -> tuple[str, bytes]:
 
 
 def _kind(start: bytes) -> str:
-    for name, found in (("dicom", start[128:] == DICOM), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
+    for name, found in (("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
         if found:
             return name
+    if start[128:] == DICOM or HEADLESS.match(start):
+        return "dicom"
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
+
+
+def refuse_size(width: int, height: int) -> None:
+    """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
+    if min(width, height) < SMALLEST_SIDE:
+        raise Rejected(f"{width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
+    if width * height > LARGEST_PICTURE:
+        raise Rejected(f"{width} x {height} pixels are more than {LARGEST_PICTURE:,}")
 
 
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
-    Colour is accepted only if all three channels are equal. White is taken to be dense; an EXIF orientation is ignored,
-    as are all other metadata. Raises Rejected for a file that is cut short, in colour, transparent or of a wrong size.
+    Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
+    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Of 16 bits that are
+    not used, none is shown (see used_range). Raises Rejected for a file that is cut short, in colour, transparent or of
+    a wrong size.
     """
     refuse_size(*_size(content))
     picture = decode(content)
-    if picture.ndim == 3:
-        if picture.shape[2] != 3:
-            raise Rejected("it has an alpha channel")
-        if (picture[..., :1] != picture[..., 1:]).any():
-            raise Rejected("it is a colour picture: its channels differ")
-        picture = np.ascontiguousarray(picture[..., 0])
     if picture.dtype not in (np.uint8, np.uint16):
         raise Rejected(f"its pixels are {picture.dtype}, not 8 or 16 bits")
-    if picture.min() == picture.max():
+    if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
+        raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
+    picture = one_channel(picture)
+    counts = histogram(picture)
+    if np.count_nonzero(counts) == 1:
         raise Rejected("all its pixels have one grey value")
+    low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
+    grey, spread_out = spread((np.arange(len(counts)) - low) / (high - low), counts)
     height, width = picture.shape
     facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
-    facts |= {"view": "", "body_part": "", "modality": "", "transfer_syntax": "", "rendering": ""}
-    return _to_bits(picture, bits), facts
+    facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
+    facts |= {"grey_range": "unknown" if spread_out else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    return look_up(levels(grey, bits), picture), facts
+
+
+def one_channel(picture: np.ndarray) -> np.ndarray:
+    """(height, width) of a picture that has one channel, or several with equal colours; Rejected for any other."""
+    if picture.ndim == 2:
+        return picture
+    if (picture[..., :1] != picture[..., 1:3]).any():
+        raise Rejected("it is a colour picture (its channels differ): save it in grey")
+    return np.ascontiguousarray(picture[..., 0])
+
+
+def histogram(picture: np.ndarray) -> np.ndarray:
+    """How many pixels of a (height, width) of uint8 or uint16 have each value: (256,) or (65536,)."""
+    values = 2 ** (8 * picture.itemsize)
+    return cv2.calcHist([picture], [0], None, [values], [0, values]).ravel().astype(np.int64)
+
+
+def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
+    """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
+
+    `counts` (values,) are the pixels of each value from `least` on, as many values as are declared. If a range of
+    fewer whole bits, such as 12 bits of 16, holds all that occur, it is taken: more bits are declared than are used.
+    """
+    low, high = (int(value) + least for value in np.flatnonzero(counts)[[0, -1]])
+    half = 2 ** max(high, ~low).bit_length()
+    whole = (-half, half - 1) if low < 0 else (0, half - 1)
+    if 2 * (whole[1] - whole[0] + 1) <= len(counts):
+        return *whole, "used"
+    return least, least + len(counts) - 1, "declared"
+
+
+def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Greys (values,) that leave no radiograph flat, and whether what they show would be so, or is.
+
+    `grey` rises or falls from 0 to 1 over the values; `counts` are the pixels of each. If the bulk of the pixels, 99 %
+    of them without the least and the greatest value (padding, borders, dead pixels), fills less than FEW of the scale,
+    it is spread over the scale, with half as much room on both sides; unless it is a window that leaves it flat.
+    """
+    used = np.flatnonzero(counts)
+    inner = used[1:-1] if len(used) > 2 else used
+    share = counts[inner].cumsum() / counts[inner].sum()
+    first, last = (int(inner[np.searchsorted(share, part)]) for part in (0.005, 0.995))
+    start, middle, end = (grey[value] for value in (first, (first + last) // 2, last))
+    if abs(end - start) > FEW:
+        return grey, False
+    if 0.05 * abs(end - start) < abs(middle - start) < 0.95 * abs(end - start):
+        room = (last - first) // 2
+        ends = grey[[max(first - room, used[0]), min(last + room, used[-1])]]
+        grey = (grey - ends.min()) / np.ptp(ends)
+    return grey, True
+
+
+def levels(grey: np.ndarray, bits: int, inverse: bool = False) -> np.ndarray:
+    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16.
+
+    Inverting these, not the fractions, makes a picture and its inverse exactly inverse; taking the nearest makes one
+    picture come out the same whether it was stored as MONOCHROME1 or 2.
+    """
+    white = 2**bits - 1
+    nearest = np.floor(np.clip(grey, 0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
+    return white - nearest if inverse else nearest
+
+
+def look_up(table: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The level of each value by its lowest bits, as many as `table` is long for; those above repeat the table."""
+    return cv2.LUT(picture, np.resize(table, 256 if picture.dtype == np.uint8 else 65536))
 
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    whole = content.rstrip(b"\0\r\n ").endswith(b"\xff\xd9") if content[:3] == JPG else b"IEND" in content[-12:]
+    end = _end(content)
+    if not end:
+        raise Rejected("it ends before the end of the image")
     try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8, end), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         picture = None
     if picture is None:
-        raise Rejected("its pixels cannot be decoded" if whole else "it ends before the end of the image")
+        raise Rejected("its pixels cannot be decoded")
     return picture
 
 
@@ -88,7 +180,8 @@ def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
 def tile(path: Path, side: int) -> np.ndarray:
     """A prepared image shrunk to (side, side) of uint8, to be seen among many."""
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    return _to_bits(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), 8)
+    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    return small if small.dtype == np.uint8 else (small // 257).astype(np.uint8)
 
 
 def unusual(tiles: np.ndarray) -> np.ndarray:
@@ -102,25 +195,31 @@ def unusual(tiles: np.ndarray) -> np.ndarray:
     return (distance / (np.median(distance, axis=0) + 1)).mean(axis=(1, 2))
 
 
-def _to_bits(picture: np.ndarray, bits: int) -> np.ndarray:
-    have = 8 * picture.itemsize
-    if have == bits:
-        return picture
-    return (picture // 257).astype(np.uint8) if bits == 8 else picture.astype(np.uint16) * 257
-
-
 def _size(content: bytes) -> tuple[int, int]:
     """Width and height as the file says, found before anything is decoded."""
     if content[:8] == PNG:
         return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    place = 2
-    while place + 9 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = content[place + 5 : place + 7], content[place + 7 : place + 9]
+    for marker, place in _segments(content):
+        if marker in FRAME_HEADERS:
+            height, width = content[place + 3 : place + 5], content[place + 5 : place + 7]
             return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     raise Rejected("it has no frame header")
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Each marker of a JPG and the place behind it, up to the end of the image."""
+    place, marker = 2, 0
+    while marker not in (END_OF_JPG, START_OF_JPG) and (found := JPG_MARKER.search(content, place)):
+        marker, place = found[1][0], found.end()
+        yield marker, place
+        place += int.from_bytes(content[place : place + 2], "big")
+
+
+def _end(content: bytes) -> int | None:
+    """How many bytes the image takes, without what may follow it; None if it ends too early."""
+    if content[:8] != PNG:
+        return next((place for marker, place in _segments(content) if marker == END_OF_JPG), None)
+    place, kind = 8, b""
+    while kind != b"IEND" and place < len(content):
+        kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
+    return place if kind == b"IEND" and place <= len(content) else None
