@@ -107,7 +107,8 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         picture, facts = render(source, kind, job.settings)
         masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
         identifiers = facts["identifiers"]
-        uid, day = identifiers.get("sop_instance_uid", ""), identifiers.get("acquired")
+        uid = identifiers.get("sop_instance_uid", "")
+        day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
         patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     except Rejected as rejected:
         return {"reason": str(rejected)}
@@ -143,7 +144,9 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         "photometric": facts["photometric"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "spacing_mm": round(spacing * facts["width"] / width, 4) if spacing else "",
-        "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day and job.settings.dates == "shifted" else "",
+        "acquired": pseudonyms.shifted(job.key, patient, day).isoformat()
+        if day and job.settings.dates == "shifted"
+        else "",
         "suspected_text": len(text),
         "source_sha256": hashlib.sha256(source).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),
