@@ -161,6 +161,9 @@ class PrepareSettings(Settings):
 
     voi: bool = _field(True, "apply the file's VOI LUT or window")
     bits: Literal[8, 16] = _field(8, "bits a pixel; 16 needs png", "jpg, hence {} (2.1)")
+    polarity: Literal["shape", "photometric"] = _field(
+        "shape", "decides where PresentationLUTShape and PhotometricInterpretation differ"
+    )
     equalise: Literal["global", "clahe", "none"] = _field("global", "histogram equalisation", "equalised (2.1)")
     order: Literal["equalise_first", "downsize_first"] = _field("equalise_first", "what comes first", "{} (2.1)")
     downsize: int = _field(4, "linear factor", "'one quarter' (2.1); of the area it would be 2", ge=1, le=16)

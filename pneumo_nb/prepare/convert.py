@@ -143,15 +143,7 @@ def render(job: Job, task: Task) -> tuple[np.ndarray, dict, bytes]:
     if kind != "dicom":
         picture, facts = images.read(content, settings.bits)
         return picture, {"identifiers": {}} | facts, content
-    picture, facts = dicom.read(content, settings.voi, settings.bits, *polarity(settings))
-    if "identifiers" not in facts:
-        patient, uid = dicom.identifiers(content)
-        facts["identifiers"] = {"patient_id": patient, "sop_instance_uid": uid, "acquired": dicom.acquired(content)}
-    return picture, facts, content
-
-
-def polarity(settings: PrepareSettings) -> tuple[str, ...]:
-    return (settings.polarity,) if hasattr(settings, "polarity") else ()
+    return *dicom.read(content, settings.voi, settings.bits, settings.polarity), content
 
 
 def _patient(task: Task, named: str) -> tuple[str, str]:

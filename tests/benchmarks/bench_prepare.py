@@ -130,7 +130,6 @@ def stages(path: Path) -> None:
         "hash it": lambda: convert.hashlib.sha256(content).hexdigest(),
         "decode the pixels": lambda: pydicom.pixels.pixel_array(header),
         "parse, check, decode, render": lambda: dicom.read(content),
-        "identifiers": lambda: dicom.identifiers(content),
         "equalise": lambda: convert.equalise(picture),
         "downsize": lambda: convert.refine(even, settings.varied(equalise="none")),
         "encode the JPG": lambda: images.encode(small, "jpg"),
