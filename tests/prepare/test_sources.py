@@ -228,7 +228,7 @@ def test_file_names_that_are_not_utf_8_are_told_of(source):
 
 def test_several_rows_a_file_are_refused_with_what_an_aggregate_would_be(source):
     boxes = ("a.png,0", "a.png,1", "b.png,0", "a.png,0", "b.png,0", "inner/c.png,1")
-    with pytest.raises(ValueError, match="row 3 contradicts row 2.*2 files have several rows.* 2 of 3 are label 1"):
+    with pytest.raises(ValueError, match=r"row 3 contradicts row 2.*2 files have several rows.* 2 of 3 are label 1"):
         sources.read(source, write(source, HEADER, *boxes))
 
 
