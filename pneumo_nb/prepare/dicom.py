@@ -105,10 +105,6 @@ class _Header:
             raise Rejected(f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
         return otherwise if number is None else int(number)
 
-    def item(self, keyword: str) -> Any:
-        """The first item of a sequence, or None."""
-        return next(iter(self.value(keyword) or ()), None)
-
     def naming(self, closed: set[str], descriptions: Sequence[str]) -> str:
         """'<element> names <word>' for the first of the descriptions with a word of a closed list, or ''."""
         for keyword in descriptions:
@@ -147,8 +143,11 @@ def read(
         stored = _stored_patterns(header, facts["bits"])
     with _guarded("its grey values cannot be rendered"):
         half = 2 ** (facts["bits"] - 1) if header.whole("PixelRepresentation") else 0  # negative ones come first
-        counts = np.roll(images.histogram(stored).reshape(-1, 2 ** facts["bits"]).sum(0), half)
-        grey, facts["rendering"], facts["grey_range"] = images.rendered(header, counts, -half, voi)
+        for some in (images.few_rows(stored), stored):  # a few tell that most radiographs are rightly declared
+            counts = np.roll(images.histogram(some).reshape(-1, 2 ** facts["bits"]).sum(0), half)
+            grey, facts["rendering"], facts["grey_range"] = images.rendered(header, counts, -half, voi)
+            if facts["grey_range"] == "declared":
+                break
         shape = header.text("PresentationLUTShape") if polarity == "shape" else ""
         inverse = shape == "INVERSE" if shape else facts["photometric"] == "MONOCHROME1"
         picture = images.look_up(np.roll(images.levels(grey, bits, inverse), -half), stored)
@@ -268,11 +267,14 @@ def _view(header: _Header) -> tuple[str, str]:
 
 def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str], set[str]]:
     """What a coded element means by the standard ('' for other codes), its words, and those of its modifiers."""
-    item = header.item(keyword)
-    if item is None:
+    items = header.value(keyword)
+    if not items:
         return "", set(), set()
-    inner = item.get(modifiers) or header.value(modifiers) or ()
-    return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
+    with suppress(Exception):
+        inner = items[0].get(modifiers) or header.value(modifiers) or ()
+        return *_meaning(items[0]), set().union(*(_meaning(modifier)[1] for modifier in inner))
+    header.faulty.add(keyword)
+    return "", set(), set()
 
 
 def _meaning(item: Any) -> tuple[str, set[str]]:

@@ -50,11 +50,10 @@ def load(path: Path) -> tuple[str, bytes]:
 
 
 def _kind(start: bytes) -> str:
-    for name, found in (("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
+    is_dicom = start[128:] == DICOM or HEADLESS.match(start)
+    for name, found in (("dicom", is_dicom), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
         if found:
             return name
-    if start[128:] == DICOM or HEADLESS.match(start):
-        return "dicom"
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
@@ -76,8 +75,6 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """
     refuse_size(*_size(content))
     picture = decode(content)
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise Rejected(f"its pixels are {picture.dtype}, not 8 or 16 bits")
     if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
         raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
     picture = one_channel(picture)
@@ -179,6 +176,11 @@ def histogram(picture: np.ndarray) -> np.ndarray:
     return cv2.calcHist([picture], [0], None, [values], [0, values]).ravel().astype(np.int64)
 
 
+def few_rows(picture: np.ndarray) -> np.ndarray:
+    """About a million pixels of a (height, width), as every n-th row."""
+    return picture[:: max(1, picture.size >> 20)]
+
+
 def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
     """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
 
@@ -263,10 +265,11 @@ def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, 
     Below the table its first entry holds, above it its last. None without a table, or with a faulty one.
     pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
     """
-    item = header.item(keyword)
-    if item is None:
+    items = header.value(keyword)
+    if not items:
         return None
     with suppress(Exception):
+        item = items[0]
         count, first, bits = (int(value) for value in item.LUTDescriptor)
         count = count % 65536 or 65536
         first -= 65536 if first > 32767 and x.min() < 0 else 0  # the sign is lost where the VR says unsigned

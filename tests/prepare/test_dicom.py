@@ -326,6 +326,8 @@ FAULTY = [
     ("PixelPaddingValue", "LO", b"Miller"),
     ("VOILUTSequence", "SQ", lut(np.arange(0), 12)),
     ("ModalityLUTSequence", "SQ", [Dataset()]),
+    ("ViewCodeSequence", "LO", b"Miller"),
+    ("AnatomicRegionSequence", "US", b"\x07\0"),
 ]
 
 
