@@ -1,8 +1,7 @@
 """One DICOM file -> a grey radiograph and a few harmless facts, or one line saying why not.
 
-Nothing leaves this file but pixels, numbers, and words from closed lists (and, for making pseudonyms, `identifiers`):
-what is not named here is not copied, so a header, however odd, has no way out. Errors and warnings of the libraries
-below may quote a header; they end here too.
+Nothing leaves this file but pixels, numbers, and words from closed lists (and `identifiers`, for making pseudonyms).
+Errors and warnings of the libraries below may quote a header; they end here too.
 """
 
 import logging
@@ -45,11 +44,12 @@ OTHER_MODALITIES = _words(
 )
 SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1}  # and those whose three channels may turn out to be equal
 SAMPLES |= dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
-OTHER_PHOTOMETRICS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
+OTHER_COLOURS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
 OTHER_VIEWS = _words("L LL RL LATERAL LAT LLD RLD LLO RLO LAO RAO LPO RPO")
-NOT_FRONTAL = _words("LATERAL LAT OBLIQUE DECUBITUS AXIAL SAGITTAL")
+NOT_FRONTAL = OTHER_VIEWS - {"L"} | _words("OBLIQUE DECUBITUS AXIAL SAGITTAL")
 CHEST = _words("CHEST THORAX")
-CODED_CHEST = CHEST | _words("THORACIC LUNG LUNGS")
+CODED_CHEST = CHEST | _words("THORACIC LUNG LUNGS")  # by a code of the standard, with none but these:
+BESIDE_CHEST = _words("INTRA APEX OF")
 OTHER_BODY_PARTS = _words(
     "ABDOMEN ANKLE ARM BREAST CALCANEUS CERVICAL CLAVICLE COCCYX CSPINE DENTAL ELBOW EXTREMITY FEMUR FINGER FOOT "
     "FOREARM HAND HEAD HIP HUMERUS JAW KNEE KUB LEG LSPINE MANDIBLE MAXILLA NECK PATELLA PELVIS RIB RIBCAGE RIBS "
@@ -191,8 +191,7 @@ def _refuse_kind(header: _Header) -> None:
     if frames != 1:
         raise Rejected(f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
     if photometric not in SAMPLES:
-        shown = _shown(photometric, OTHER_PHOTOMETRICS)
-        raise Rejected(f"PhotometricInterpretation is {shown}, not MONOCHROME1 or 2")
+        raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_COLOURS)}, not MONOCHROME1 or 2")
     if samples != SAMPLES[photometric]:
         raise Rejected(f"SamplesPerPixel is {samples} and PhotometricInterpretation is {photometric}")
     header.elements.NumberOfFrames, header.elements.SamplesPerPixel = 1, samples  # as pydicom asks for
@@ -234,7 +233,7 @@ def _body_part(header: _Header) -> tuple[str, str]:
     part, others = header.text("BodyPartExamined"), words & OTHER_BODY_PARTS
     if part and part not in CHEST:
         raise Rejected(f"BodyPartExamined is {_shown(part, OTHER_BODY_PARTS)}, not CHEST or THORAX")
-    if others or (meaning and not words & CODED_CHEST):
+    if others or (meaning and not words <= CODED_CHEST | BESIDE_CHEST):
         raise Rejected(f"AnatomicRegionSequence is {meaning or min(others)}, not the chest")
     unnamed = not part and not words & CODED_CHEST and not header.naming(CHEST, DESCRIPTIONS)
     if unnamed and (other := header.naming(OTHER_BODY_PARTS, DESCRIPTIONS)):
@@ -267,12 +266,11 @@ def _view(header: _Header) -> tuple[str, str]:
 
 def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str], set[str]]:
     """What a coded element means by the standard ('' for other codes), its words, and those of its modifiers."""
-    items = header.value(keyword)
-    if not items:
-        return "", set(), set()
     with suppress(Exception):
-        inner = items[0].get(modifiers) or header.value(modifiers) or ()
-        return *_meaning(items[0]), set().union(*(_meaning(modifier)[1] for modifier in inner))
+        for item in header.value(keyword) or ():
+            inner = item.get(modifiers) or header.value(modifiers) or ()
+            return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
+        return "", set(), set()
     header.faulty.add(keyword)
     return "", set(), set()
 

@@ -69,9 +69,8 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
     Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
-    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Of 16 bits that are
-    not used, none is shown (see used_range). Raises Rejected for a file that is cut short, in colour, transparent or of
-    a wrong size.
+    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Rejected for a file
+    that is cut short, in colour, transparent or of a wrong size.
     """
     refuse_size(*_size(content))
     picture = decode(content)
@@ -82,11 +81,11 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     if np.count_nonzero(counts) == 1:
         raise Rejected("all its pixels have one grey value")
     low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
-    grey, spread_out = spread((np.arange(len(counts)) - low) / (high - low), counts)
+    grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
     height, width = picture.shape
     facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
     facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
-    facts |= {"grey_range": "unknown" if spread_out else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    facts |= {"grey_range": "unknown" if flat else known, "faulty": "", "contradiction": "", "identifiers": {}}
     return look_up(levels(grey, bits), picture), facts
 
 
@@ -196,11 +195,11 @@ def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
 
 
 def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Greys (values,) that leave no radiograph flat, and whether what they show would be so, or is.
+    """Greys (values,) that leave no radiograph flat, and whether the radiograph would be flat without, or is.
 
     `grey` rises or falls from 0 to 1 over the values; `counts` are the pixels of each. If the bulk of the pixels, 99 %
-    of them without the least and the greatest value (padding, borders, dead pixels), fills less than FEW of the scale,
-    it is spread over the scale, with half as much room on both sides; unless it is a window that leaves it flat.
+    of them without the least and the greatest value (padding, borders, dead pixels), fills no more than FEW of the
+    scale, it is spread over it, with half as much room on both sides; unless a window has cut it off.
     """
     used = np.flatnonzero(counts)
     inner = used[1:-1] if len(used) > 2 else used

@@ -258,6 +258,7 @@ VIEWS = [
     (("R-10208", "SRT"), "ViewCodeSequence is antero-posterior oblique"),
     (("399162004", "SCT"), "ViewCodeSequence is cranio-caudal"),
     (("X3", "99LOCAL", "Miller lateral"), "ViewCodeSequence is LATERAL"),
+    (("X4", "99LOCAL", "Thorax LL"), "ViewCodeSequence is LL"),
 ]
 PARTS = [
     (("816094009", "SCT"), "CHEST"),
@@ -270,6 +271,7 @@ PARTS = [
     (("818981001", "SCT"), "AnatomicRegionSequence is Abdomen"),
     (("T-D4000", "SRT"), "AnatomicRegionSequence is abdomen"),
     (("122495006", "SCT"), "AnatomicRegionSequence is Thoracic spine"),
+    (("113262008", "SCT"), "AnatomicRegionSequence is Thoracic aorta"),
     (("416775004", "SCT"), "AnatomicRegionSequence is Chest, Abdomen and Pelvis"),
     (("X2", "99LOCAL", "Miller knee"), "AnatomicRegionSequence is KNEE"),
 ]
