@@ -203,7 +203,7 @@ def _refuse_kind(header: _Header) -> None:
     if allocated not in (8, 16) or not 2 <= stored <= allocated:
         raise Rejected(f"BitsStored {stored} of BitsAllocated {allocated}: 2 to 16 of 8 or 16 are read")
     header.whole("PixelRepresentation")
-    images.refuse_size(header.whole("Columns"), header.whole("Rows"))
+    images.refuse_size(header.whole("Columns"), header.whole("Rows"), "Columns x Rows")
 
 
 def _facts(header: _Header) -> dict:
@@ -346,7 +346,7 @@ def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
     pixels = pixel_array(header.elements, correct_unused_bits=False)
     if pixels.shape[:2] != (header.whole("Rows"), header.whole("Columns")):
         raise Rejected("PixelData does not have the size that Rows and Columns say")
-    pixels = images.one_channel(pixels)
+    pixels = images.one_channel(pixels, "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
     unused_below = header.whole("HighBit", bits - 1) + 1 - bits
     encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated

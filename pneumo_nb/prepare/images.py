@@ -57,12 +57,12 @@ def _kind(start: bytes) -> str:
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
-def refuse_size(width: int, height: int) -> None:
+def refuse_size(width: int, height: int, what: str = "its size") -> None:
     """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
     if min(width, height) < SMALLEST_SIDE:
-        raise Rejected(f"{width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
+        raise Rejected(f"{what} is {width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
     if width * height > LARGEST_PICTURE:
-        raise Rejected(f"{width} x {height} pixels are more than {LARGEST_PICTURE:,}")
+        raise Rejected(f"{what} is {width} x {height} pixels, more than {LARGEST_PICTURE:,}")
 
 
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
@@ -89,12 +89,12 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     return look_up(levels(grey, bits), picture), facts
 
 
-def one_channel(picture: np.ndarray) -> np.ndarray:
+def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
     """(height, width) of a picture that has one channel, or several with equal colours; Rejected for any other."""
     if picture.ndim == 2:
         return picture
     if (picture[..., :1] != picture[..., 1:3]).any():
-        raise Rejected("it is a colour picture (its channels differ): save it in grey")
+        raise Rejected(f"{what} is a colour picture (its channels differ): save it in grey")
     return np.ascontiguousarray(picture[..., 0])
 
 
