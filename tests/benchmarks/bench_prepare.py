@@ -30,6 +30,7 @@ from sources import radiograph, save
 
 from pneumo_nb import paths, prepare
 from pneumo_nb.prepare import convert, dicom, images
+from pneumo_nb.settings import PrepareSettings
 
 SIZE = (2876, 2776)  # rows, columns: four times the paper's prepared images
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 3600}
@@ -119,7 +120,7 @@ def compare(source: Path, rounds: int) -> None:
 
 def stages(path: Path) -> None:
     """Print where the time of one file goes, the best of nine."""
-    settings = prepare.DEFAULTS
+    settings = PrepareSettings()
     _, content = images.load(path)
     header = pydicom.dcmread(pydicom.filebase.DicomBytesIO(content))
     picture, _ = dicom.read(content)
