@@ -101,7 +101,7 @@ def test_one_patient_with_all_positives_cannot_be_split():
 
 def test_copies_of_one_picture_are_named_as_the_cause():
     groups = leak_groups([f"p{i}" for i in range(40)], [f"picture {i}" for i in range(20)] + ["copy"] * 20)
-    with pytest.raises(ValueError, match="label 1 has 20 images of 1 patient: .* or as copies"):
+    with pytest.raises(ValueError, match=r"label 1 has 20 images of 1 patient: .* or as copies"):
         split(["0"] * 20 + ["1"] * 20, groups, PrepareSettings())
 
 
