@@ -1,7 +1,6 @@
 """A prepared dataset -> batches: every radiograph is held as bytes, on the device when it fits, else in memory."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pneumo_nb import paths
+from pneumo_nb import paths, prepared
 from pneumo_nb.train import memory
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
-COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
     3.1, `pad` with black, or `crop` the centre.
     """
     folder = paths.finished(name)
-    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
+    manifest, about = prepared.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
@@ -100,7 +98,7 @@ def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
         images[position, 0] = square(_read(folder, row), image_size, fit)
     return Dataset(
         name=name,
-        hash=json.loads((folder / "dataset.json").read_text())["hash"],
+        hash=about["hash"],
         manifest=manifest,
         images=torch.from_numpy(images),
         labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
@@ -119,7 +117,7 @@ def masks(data: Dataset, positions: np.ndarray, fit: str = "stretch") -> dict[st
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
-            known[name] = np.stack([square(mask, size, fit) >= COVERED[name] * 255 for mask in read])
+            known[name] = np.stack([square(mask, size, fit) >= prepared.COVERED[name] * 255 for mask in read])
     return known
 
 
