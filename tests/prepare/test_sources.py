@@ -74,7 +74,7 @@ FAULTS = [
     (("file,class", "a.png,1"), "needs the columns file, label"),
     (("file;label", "a.png;1"), "separated by commas"),
     ((), "needs the columns"),
-    ((HEADER,), "no rows"),
+    ((HEADER,), "has no row with label 0"),
     (("file,label,label", "a.png,1,1"), "two columns of one name"),
     ((HEADER, "a.png,1", "nothing.png,0"), "row 3 names a file that is not in SOURCE"),
     ((HEADER, "a.png,2", *GOOD), "row 2 has no label 0 or 1"),
