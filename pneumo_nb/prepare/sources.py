@@ -258,7 +258,7 @@ def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], gi
     names: dict[str, list[str]] = {}
     for file in files:
         names.setdefault(_composed(file), []).append(file)
-    rows, first_seen, repeated, faults, hints = {}, {}, {}, [], []
+    rows, first_seen, repeated, faults, missing = {}, {}, {}, [], ""
     for number, cells in enumerate(table[1:], start=2):
         if not any(cells):
             continue
@@ -271,8 +271,9 @@ def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], gi
             rows[file], first_seen[file] = row, number
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
-            if str(fault) == NOT_THERE and not hints:
-                hints = _hint(cells[table[0].index("file")], files)
+            if str(fault) == NOT_THERE:
+                missing = missing or cells[table[0].index("file")]
+    hints = _hint(missing, files) if missing else []
     if repeated:
         ones = sum("1" in repeated.get(file, row.label) for file, row in rows.items())
         hints += [
