@@ -4,8 +4,10 @@ A default is the paper's value where it prints one, and the reading nearest to t
 says which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
 """
 
+import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -79,6 +81,23 @@ def _listed(value: Any) -> bool:
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
     return dataset == "phantom" or dataset.startswith("phantom-")
+
+
+COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
+
+
+def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
+    """A ValueError for the first name in capitals that is no parameter, with the nearest that is.
+
+    `names` may be all of a notebook's globals. MODEL and SEED are none: a notebook is about its model, and SEEDS holds
+    the seeds.
+    """
+    fields = {*PhantomSettings.model_fields, *PrepareSettings.model_fields, *TrainSettings.model_fields}
+    known = sorted({field.upper() for field in fields - {"model", "seed"}} | COMMON | set(own))
+    for name in (name for name in names if name.isupper() and name not in known):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+        right = f"did you mean {nearest[0]}?" if nearest else f"the parameters are {', '.join(known)}"
+        raise ValueError(f"there is no parameter {name}: {right}")
 
 
 class PhantomSettings(Settings):

@@ -4,7 +4,6 @@ import nbformat
 import pytest
 import toy
 from disks import filled
-from filelock import FileLock
 from nbformat import v4
 
 from pneumo_nb import paths, reproduce
@@ -90,7 +89,7 @@ def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed
     left.touch()
     lock = three / "outputs" / ".report.lock"
     with ThreadPoolExecutor() as beside:
-        with FileLock(lock):
+        with paths.alone(lock, "this test"):
             asked = beside.submit(reproduce.reproduce, {}, ["01"])
             while "another process is busy with the report: waiting" not in capsys.readouterr().err:
                 assert not asked.done()
@@ -111,9 +110,11 @@ def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"EPOHCS": 2}, r"no parameter EPOHCS; the parameters are .*EPOCHS"),
+        ({"EPOHCS": 2}, r"no parameter EPOHCS: did you mean EPOCHS\?"),
+        ({"Epochs": 2}, r"no parameter Epochs: they are in capitals, such as EPOCHS"),
+        ({"BITS": "12"}, r"bits = '12'"),
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
-        ({"EPOCHS": "[1,"}, r"EPOCHS = '\[1,' cannot be read: a value such as 1 is right"),
+        ({"RATES": "[1,"}, r"RATES = '\[1,' cannot be read: a value such as \[0.5\] is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
         ({"RUN": "0123"}, r"no finished run '0123' in outputs/runs"),
     ],
