@@ -12,10 +12,13 @@ import _thread
 import argparse
 import shlex
 import signal
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pneumo_nb import paths
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, what a cluster sends, a terminal that goes away
 GRACE = 0.5  # seconds in which a stopped command may tidy up
@@ -131,7 +134,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from pneumo_nb import paths, reproduce
+    from pneumo_nb import reproduce
 
     given: dict[str, Any] = dict(options.p)
     named = {"DATASET": options.dataset, "SEEDS": options.seeds, "DEVICE": options.device}
@@ -157,6 +160,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    if len(os.fsencode(tempfile.gettempdir())) > paths.SOCKETS and os.access("/tmp", os.W_OK):
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # here and in all that is started
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path or a reason may not fit into ASCII
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # as nohup asks

@@ -12,6 +12,7 @@ from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing can meet these
 FORBIDDEN = {errno.EACCES, errno.EPERM}  # reading can meet these too
+SOCKETS = 70  # characters of a folder for temporary files: a socket's whole path may have 103
 LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # file systems that know no flock
 
 

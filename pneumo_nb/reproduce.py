@@ -31,7 +31,6 @@ from pneumo_nb import pages, paths, settings
 from pneumo_nb.train import machine, runs, sweep
 
 STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
-SOCKET = 103 - len("/pneumo_nb-12345678/12-5")  # characters that are left of the path of a kernel's socket
 ROOM = 6 * 2**30  # bytes of free memory with which two notebooks run at once
 
 
@@ -173,7 +172,7 @@ def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
     if jobs == 1:
         yield {}
         return
-    with sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
+    with sweep.as_shipped(), sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
         yield {"SCHEDULER": address}
 
 
@@ -262,12 +261,11 @@ def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     """How kernels are started: with this Python, whatever else is called python3, and in private.
 
     They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
-    can; but where no folder for temporary files has a path short enough for a socket, by ports, with a key. What they
-    write for themselves goes into that folder: a home may not be there, or be full of somebody's settings.
+    can; but where its path would be too long for a socket, by ports, with a key. What they write for themselves goes
+    into that folder: a home may not be there, or be full of somebody's settings.
     """
-    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp"]
-    short = [place for place in places if len(os.fsencode(place)) <= SOCKET and os.access(place, os.W_OK | os.X_OK)]
-    with tempfile.TemporaryDirectory(prefix="pneumo_nb-", dir=next(iter(short), None)) as folder:
+    short = len(os.fsencode(tempfile.gettempdir())) <= paths.SOCKETS
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
         surroundings = {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         if not os.access(os.environ.get("HOME", ""), os.W_OK):
             surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)

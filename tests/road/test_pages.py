@@ -49,11 +49,18 @@ def test_progress_bars_are_left_out(notebook):
     assert "0%|" not in pages.page(notebook, [])
 
 
-def test_the_first_page_lists_every_notebook_with_its_state():
-    entries = [{"file": "a.html", "title": "01 <A>", "state": "done in 3 s"}]
-    first = pages.index(entries, {"Dataset": "nih & more"})
-    assert "01 &lt;A&gt;" in first and "done in 3 s" in first and "nih &amp; more" in first and "tables.csv" in first
-    assert "not a medical device" in first
+def test_the_first_page_lists_every_notebook_with_its_state_and_what_it_was_made_with(tmp_path):
+    for name, ours in {
+        "01_a": {"made": "2021-09-30T11:12:13+00:00", "seconds": 3.2, "failure": ""},
+        "02_b": {"made": "2021-09-30T11:13:13+00:00", "seconds": 3.2, "failure": "02_b.ipynb failed: <x>"},
+    }.items():
+        about = {"pneumo_nb": ours, "papermill": {"parameters": {"EPOCHS": 2} if name == "01_a" else {}}}
+        made = v4.new_notebook(cells=[v4.new_markdown_cell(f"# {name} <A>")], metadata=about)
+        nbformat.write(made, tmp_path / f"{name}.ipynb")
+    first = pages.index("nih & more", [tmp_path / "01_a.ipynb", tmp_path / "02_b.ipynb"])
+    assert "01_a &lt;A&gt;" in first and "<td>done in 3 s</td><td>2021-09-30 11:12</td><td>EPOCHS = 2</td>" in first
+    assert "02_b.ipynb failed: &lt;x&gt;</td><td>2021-09-30 11:13</td><td>as it stands</td>" in first
+    assert "nih &amp; more" in first and "tables.csv" in first and "not a medical device" in first
 
 
 def test_a_widget_that_moves_by_itself_becomes_a_part_of_the_page(tmp_path):
