@@ -52,10 +52,10 @@ def report(folder: Path, names: list[str]) -> Path:
         other.unlink()
     for path in made:
         target = paths.report() / f"{path.stem}.html"
-        mark = f"<!-- {settings.digest([path.read_text(encoding='utf-8'), links, STYLE])} -->\n"
+        mark = f"<!-- {settings.digest([path.read_text(encoding='utf-8'), links, STYLE])} --></html>\n"
         if not (target.is_file() and target.read_text(encoding="utf-8").endswith(mark)):
             with paths.whole(target) as file:
-                file.write_text(page(path, links) + mark, encoding="utf-8")
+                file.write_text(page(path, links).removesuffix("</html>\n") + mark, encoding="utf-8")
     with paths.whole(paths.report() / "index.html") as file:
         file.write_text(index(folder.name, made), encoding="utf-8")
     return paths.report() / "index.html"
