@@ -27,7 +27,7 @@ lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 pictures: setup  ## the README's pictures, from the committed notebooks
-	$(BIN)/python -c "from pneumo_nb import pages; pages.pictures()"
+	$(BIN)/python notebooks/pictures/make.py
 
 bench: setup  ## training beside the reference recipe; with DEVICE=cuda at the paper's size on a GPU
 	$(BIN)/python -m tests.benchmarks.bench_training \

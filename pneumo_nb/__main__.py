@@ -12,7 +12,6 @@ import _thread
 import argparse
 import shlex
 import signal
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -38,11 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.flags.dev_mode:
             raise
         said = " ".join(str(error).split())
-        foreseen = isinstance(error, ValueError | OSError | MemoryError)
-        more = "" if foreseen else f"{type(error).__name__}: "
-        hint = "" if foreseen else " (python -X dev -m pneumo_nb ... shows where)"
-        print(f"pneumo_nb: {more}{said}{hint}", file=sys.stderr)
-        return 2 if foreseen else 1
+        if isinstance(error, ValueError | OSError | MemoryError):
+            print(f"pneumo_nb: {said}", file=sys.stderr)
+            return 2
+        print(
+            f"pneumo_nb: {type(error).__name__}: {said} (python -X dev -m pneumo_nb ... shows where)", file=sys.stderr
+        )
+        return 1
 
 
 class _Stopped(KeyboardInterrupt):
@@ -160,9 +161,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    if len(os.fsencode(tempfile.gettempdir())) > paths.SOCKETS and os.access("/tmp", os.W_OK):
-        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # here and in all that is started
-    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path or a reason may not fit into ASCII
+    if len(os.fsencode(os.environ.get("TMPDIR", ""))) > paths.SOCKETS and os.access("/tmp", os.W_OK):
+        os.environ["TMPDIR"] = "/tmp"  # here and in all that is started
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path or a reason may not fit into ASCII
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # as nohup asks
             signal.signal(number, _stop)

@@ -1,12 +1,9 @@
 """Executed notebooks -> pages that need no kernel and no network."""
 
 import html
-from base64 import b64decode
 from pathlib import Path
 
-import cv2
 import nbformat
-import numpy as np
 from jinja2 import pass_context
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
@@ -73,19 +70,6 @@ def page(notebook: Path, links: list[tuple[str, str]]) -> str:
             cell.outputs = [output for output in cell.outputs if _moves_offline(output, models)]
     body, _ = _Exporter(template_name="basic").from_notebook_node(cells)
     return _whole(title(notebook), body, links)
-
-
-def pictures() -> None:
-    """Make notebooks/pictures/ for the README: the first figure of the cell that each tag `picture-NAME` is on."""
-    for source in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
-        for cell in nbformat.read(source, as_version=4).cells:
-            for name in (tag[8:] for tag in cell.metadata.get("tags", []) if tag.startswith("picture-")):
-                (shown, *_) = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
-                picture = cv2.imdecode(np.frombuffer(b64decode(shown), np.uint8), cv2.IMREAD_COLOR)
-                height, width = picture.shape[:2]
-                fitting = cv2.resize(picture, (900, round(height * 900 / width)), interpolation=cv2.INTER_AREA)
-                with paths.whole(paths.notebooks() / "pictures" / f"{name}.jpg") as file:
-                    file.write_bytes(cv2.imencode(".jpg", fitting, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
 def _moves_offline(output: nbformat.NotebookNode, models: dict[str, dict]) -> bool:

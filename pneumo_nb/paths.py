@@ -94,11 +94,9 @@ def whole(path: Path) -> Iterator[Path]:
             yield beside
             put(beside, path)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            with suppress(OSError):  # the error that led here says more
-                beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):  # no file, or the error that led here says more
+            beside.unlink()
 
 
 @contextmanager
