@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -100,8 +100,9 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
     if settings.is_phantom(name) and not paths.prepared(name).is_dir():
         from pneumo_nb import prepare  # beside this folder, not below it: for this alone
 
-        sizes = settings.PhantomSettings.from_parameters(names)
-        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
+        wanted = settings.SMOKE | names  # as notebook 01 would make it
+        sizes = settings.PhantomSettings.from_parameters(wanted)
+        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(wanted))
     return base, seeds, on, dataset.load(name, base)
 
 
@@ -122,8 +123,7 @@ def key(settings: TrainSettings, dataset_hash: str) -> str:
     decisive = {"settings": settings.model_dump(), "dataset": dataset_hash, "format": RUN_FORMAT}
     initial = Path(settings.initial_weights)
     if settings.initial_weights != "scratch" and initial.is_file():  # without the file, training refuses
-        with initial.open("rb") as file:
-            decisive["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        decisive["initial_weights"] = hashlib.sha256(initial.read_bytes()).hexdigest()
     return digest(decisive)[:16]
 
 
@@ -139,10 +139,8 @@ def load(run_key: str) -> Run:
         raise ValueError(f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
     name, record = ("", _record(run_key)) if own else reference.records()[run_key]
-    if record["format"] != RUN_FORMAT:
-        raise ValueError(
-            f"run {run_key} has format {record['format']}; this version reads and trains format {RUN_FORMAT}"
-        )
+    if (theirs := record["format"]) != RUN_FORMAT:
+        raise ValueError(f"run {run_key} has format {theirs}; this version reads and trains format {RUN_FORMAT}")
     return Run(run_key, record, name)
 
 
@@ -170,18 +168,17 @@ def load_or_train(
         with paths.alone(paths.runs(f".{run_key}.lock"), f"run {run_key}"):
             paths.clear(folder)
             if not is_finished(run_key, weights):
-                trained = loop.fit(settings, data, on, checkpoint, progress)
-                _store(folder, settings, data, trained, on)
+                _store(folder, settings, data, loop.fit(settings, data, on, checkpoint, progress), on)
             checkpoint.unlink(missing_ok=True)
     return load(run_key)
 
 
 def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device) -> None:
     """Write a run's files, the record last: a run without a record is not finished."""
-    predictions = data.manifest[["image_id", "patient_id", "split", "label"]].assign(probability=trained.probabilities)
+    predictions = data.manifest[reference.IMAGE].assign(probability=trained.probabilities)
     on_test = predictions[predictions["split"] == "test"]
-    counts = metrics.Counts.of(on_test["label"].astype(int), on_test["probability"] >= trained.threshold)
-    images = settings.epochs * int((predictions["split"] == "train").sum())
+    labels, probabilities = on_test["label"].astype(int), on_test["probability"]
+    images = settings.epochs * len(data.part("train"))
     record = {
         "key": folder.name,
         "format": RUN_FORMAT,
@@ -189,8 +186,8 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         "dataset": {"name": data.name, "hash": data.hash, "images": len(predictions)},
         "epoch_reported": trained.epoch_reported,
         "threshold": trained.threshold,
-        "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
-        "test_auc": metrics.auc(on_test["label"].astype(int).tolist(), on_test["probability"].tolist()),
+        "test": asdict(metrics.Counts.of(labels, probabilities >= trained.threshold)),
+        "test_auc": metrics.auc(labels, probabilities),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "seconds": round(trained.seconds, 3),
@@ -199,20 +196,20 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
     }
-    with paths.whole(folder / "history.csv") as file:
-        trained.history.to_csv(file, index=False)
-    with paths.whole(folder / "predictions.csv") as file:
-        predictions.to_csv(file, index=False)
-    with paths.whole(folder / "weights.safetensors") as file:
-        file.write_bytes(save({name: value.contiguous() for name, value in trained.weights.items()}))
-    with paths.whole(folder / "record.json") as file:
-        file.write_text(json.dumps(record, indent=2) + "\n")
+    files = {
+        "history.csv": trained.history.to_csv(index=False).encode(),
+        "predictions.csv": predictions.to_csv(index=False).encode(),
+        "weights.safetensors": save({name: value.contiguous() for name, value in trained.weights.items()}),
+        "record.json": json.dumps(record, indent=2).encode() + b"\n",
+    }
+    for name, content in files.items():
+        with paths.whole(folder / name) as file:
+            file.write_bytes(content)
 
 
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
-    found = reference.records()
-    found |= {path.parent.name: ("", _record(path.parent.name)) for path in paths.runs().glob("*/record.json")}
-    found = {run_key: each for run_key, each in found.items() if each[1]["format"] == RUN_FORMAT}
-    every = [Run(run_key, record, name) for run_key, (name, record) in sorted(found.items())]
-    return [run for run in every if run.record["dataset"]["hash"] == dataset_hash]
+    found = {path.parent.name: ("", _record(path.parent.name)) for path in paths.runs().glob("*/record.json")}
+    every = [Run(run_key, *of[::-1]) for run_key, of in sorted((reference.records() | found).items())]
+    of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
+    return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]
