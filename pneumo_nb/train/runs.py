@@ -41,16 +41,14 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row for each epoch: loss, counts and metrics of training, validation and testing."""
-        if self.reference:
-            return reference.history(self.reference, self.key)
-        return pd.read_csv(paths.runs(self.key) / "history.csv")
+        own = paths.runs(self.key) / "history.csv"
+        return reference.history(self.reference, self.key) if self.reference else pd.read_csv(own)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row for each radiograph: image_id, patient_id, split, label, probability of pneumoconiosis."""
-        if self.reference:
-            return reference.predictions(self.reference, self.key)
-        return pd.read_csv(paths.runs(self.key) / "predictions.csv")
+        own = paths.runs(self.key) / "predictions.csv"
+        return reference.predictions(self.reference, self.key) if self.reference else pd.read_csv(own)
 
     def on(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and probabilities, both (images,), of the training set (`train`) or the testing set (`test`)."""
@@ -59,11 +57,9 @@ class Run:
 
     def truth(self) -> pd.DataFrame:
         """What is known of each radiograph, by image_id: stage, letter, profusion, large; as text, empty if unknown."""
-        data = self.record["dataset"]
-        known = pd.DataFrame(columns=["image_id"], dtype=str)
+        data, known = self.record["dataset"], pd.DataFrame(columns=["image_id"], dtype=str)
         if dataset.hash_of(data["name"]) == data["hash"]:
-            manifest = paths.prepared(data["name"]) / "manifest.csv"
-            known = pd.read_csv(manifest, keep_default_na=False, dtype=str)
+            known = pd.read_csv(paths.prepared(data["name"]) / "manifest.csv", keep_default_na=False, dtype=str)
         elif self.reference:
             known = reference.images(self.reference, self.key)
         return known.set_index("image_id").reindex(columns=reference.TRUTH, fill_value="")
@@ -138,18 +134,10 @@ def load(run_key: str) -> Run:
     if not is_finished(run_key):
         raise ValueError(f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
-    name, record = ("", _record(run_key)) if own else reference.records()[run_key]
+    name, record = ("", reference.read(paths.runs(run_key) / "record.json")) if own else reference.records()[run_key]
     if (theirs := record["format"]) != RUN_FORMAT:
         raise ValueError(f"run {run_key} has format {theirs}; this version reads and trains format {RUN_FORMAT}")
     return Run(run_key, record, name)
-
-
-def _record(run_key: str) -> dict:
-    try:
-        record = json.loads((paths.runs(run_key) / "record.json").read_text())
-        return record | {"format": record["format"]}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"record.json of run {run_key} is damaged: remove its folder to train it anew") from None
 
 
 def load_or_train(
@@ -178,7 +166,6 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
     predictions = data.manifest[reference.IMAGE].assign(probability=trained.probabilities)
     on_test = predictions[predictions["split"] == "test"]
     labels, probabilities = on_test["label"].astype(int), on_test["probability"]
-    images = settings.epochs * len(data.part("train"))
     record = {
         "key": folder.name,
         "format": RUN_FORMAT,
@@ -191,7 +178,7 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "seconds": round(trained.seconds, 3),
-        "images_per_second": round(images / trained.seconds, 3),
+        "images_per_second": round(settings.epochs * len(data.part("train")) / trained.seconds, 3),
         "peak_memory_mib": round(trained.peak_memory_mib, 1),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
@@ -209,7 +196,7 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
-    found = {path.parent.name: ("", _record(path.parent.name)) for path in paths.runs().glob("*/record.json")}
+    found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
     every = [Run(run_key, *of[::-1]) for run_key, of in sorted((reference.records() | found).items())]
     of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
     return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]

@@ -18,17 +18,14 @@ from tqdm.auto import tqdm
 
 from pneumo_nb import paths, processes
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, runs
+from pneumo_nb.train import runs
+from pneumo_nb.train.dataset import Dataset
 
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
 
 
 def train_all(
-    wanted: Sequence[TrainSettings],
-    data: dataset.Dataset,
-    device: torch.device,
-    scheduler: str = "",
-    weights: bool = False,
+    wanted: Sequence[TrainSettings], data: Dataset, device: torch.device, scheduler: str = "", weights: bool = False
 ) -> list[runs.Run]:
     """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
 
@@ -51,7 +48,7 @@ def train_all(
 def train_columns(
     columns: Mapping[str, TrainSettings],
     seeds: Sequence[int],
-    data: dataset.Dataset,
+    data: Dataset,
     device: torch.device,
     scheduler: str = "",
     weights: bool = False,
@@ -94,7 +91,7 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
         yield local.scheduler_address
 
 
-def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, _: str) -> dict:
+def _train_here(missing: dict[str, TrainSettings], data: Dataset, device: torch.device, _: str) -> dict:
     """Train one run after another; returns the error of each that failed, by its key."""
     failures = {}
     for key, settings in missing.items():
@@ -105,9 +102,7 @@ def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device
     return failures
 
 
-def _train_on_cluster(
-    missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, scheduler: str
-) -> dict[str, BaseException]:
+def _train_on_cluster(missing: dict[str, TrainSettings], data: Dataset, device: torch.device, scheduler: str) -> dict:
     """Train runs as Dask tasks; returns the error of each that failed, by its key.
 
     A task bears its run's key, so that a scheduler that two ask for one run has it trained once.
@@ -120,18 +115,14 @@ def _train_on_cluster(
         asked = [client.submit(train, one, key, key=key, resources=needs) for key, one in missing.items()]
         done = as_completed(asked, loop=client.loop)
         for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
-            if one.status == "cancelled":
-                failures[one.key] = ConnectionError("the Dask scheduler went away")
-            elif error := one.exception():
+            gone = ConnectionError("the Dask scheduler went away")
+            if error := gone if one.status == "cancelled" else one.exception():
                 failures[one.key] = error
     return failures
 
 
 def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings, str], None]:
-    """What a worker does. A function in a function is sent as it is: the scheduler need not import this file and torch.
-
-    The dataset is read by the worker, as the settings say; a ValueError says how the worker is unfit.
-    """
+    """What a worker does; a function in a function is sent as it is: the scheduler need not import torch for it."""
 
     def train(settings: TrainSettings, key: str) -> None:
         from pneumo_nb import paths

@@ -163,15 +163,16 @@ def test_one_class_only_is_refused_by_name(data):
 
 def test_what_needs_a_validation_part_is_refused_without_one(home):
     data = toy.load(toy.prepared())
-    for settings in ({"epoch_reported": "best_validation"}, {"threshold": "youden"}):
-        with pytest.raises(ValueError, match="validation_fraction"):
-            fit(data, **settings)
+    with pytest.raises(ValueError, match="'best_validation' needs a validation part: prepare 'toy' with validation_fr"):
+        fit(data, epoch_reported="best_validation")
+    with pytest.raises(ValueError, match=r"validation part, .* of dataset 'toy' has 0 positive and 0 negative"):
+        fit(data, threshold="youden")
 
 
 def test_a_threshold_rule_is_refused_before_training_where_the_validation_part_has_one_class(data, monkeypatch):
     data.labels[data.part("validation")] = 0
     monkeypatch.setattr(loop, "_epoch", lambda *_: pytest.fail("it trains"))
-    with pytest.raises(ValueError, match="validation part; that of dataset 'toy' has 0 positive and 6 negative"):
+    with pytest.raises(ValueError, match=r"validation part, on which threshold = 'youden' .* 0 positive and 6 nega"):
         fit(data, threshold="youden")
 
 

@@ -122,7 +122,7 @@ def test_what_does_not_fit_together_is_refused_and_nothing_is_written(trained):
 
 def test_a_damaged_reference_is_named(kept, data):
     (reference.folder("study") / "records.json").write_text("{")
-    with pytest.raises(ValueError, match=r"records.json of reference 'study' is damaged"):
+    with pytest.raises(ValueError, match=r"records.json of 'study' is damaged"):
         runs.finished(data.hash)
 
 
