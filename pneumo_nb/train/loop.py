@@ -202,9 +202,7 @@ def _refuse_one_sided(settings: TrainSettings, data: Dataset) -> None:
             found = f"{sum(labels == 1)} positive and {sum(labels == 0)} negative radiographs"
             raise ValueError(f"the {name} of dataset {data.name!r} has {found}; both classes are needed")
     if settings.epoch_reported == "best_validation" and not len(data.part("validation")):
-        raise ValueError(
-            f"epoch_reported = 'best_validation' needs a validation part: prepare {data.name!r} with validation_fraction"
-        )
+        raise ValueError(f"best_validation needs a validation part: prepare {data.name!r} with validation_fraction")
 
 
 def _network(settings: TrainSettings) -> nn.Module:

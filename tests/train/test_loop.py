@@ -163,7 +163,7 @@ def test_one_class_only_is_refused_by_name(data):
 
 def test_what_needs_a_validation_part_is_refused_without_one(home):
     data = toy.load(toy.prepared())
-    with pytest.raises(ValueError, match="'best_validation' needs a validation part: prepare 'toy' with validation_fr"):
+    with pytest.raises(ValueError, match="best_validation needs a validation part: prepare 'toy' with validation_fr"):
         fit(data, epoch_reported="best_validation")
     with pytest.raises(ValueError, match=r"validation part, .* of dataset 'toy' has 0 positive and 0 negative"):
         fit(data, threshold="youden")
