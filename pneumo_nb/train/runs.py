@@ -197,6 +197,6 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
-    every = [Run(run_key, *of[::-1]) for run_key, of in sorted((reference.records() | found).items())]
+    every = [Run(key, record, name) for key, (name, record) in sorted((reference.records() | found).items())]
     of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
     return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]

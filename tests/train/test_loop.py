@@ -72,6 +72,7 @@ def test_a_network_learns_the_bright_square(home):
     assert metrics.auc(data.labels[on_test].tolist(), trained.probabilities[on_test].tolist()) >= 0.95
 
 
+@pytest.mark.slow
 def test_resnet34_trains_to_the_same_bytes_twice(data, monkeypatch):
     monkeypatch.setattr(models, "build", RESNET34)
     one, same = fit(data, epochs=1, batch_size=10), fit(data, epochs=1, batch_size=10)

@@ -12,9 +12,9 @@ import toy
 from disks import filled, read_only
 from safetensors.torch import save_file
 
-from pneumo_nb import metrics, paths
+from pneumo_nb import metrics, paths, prepare
 from pneumo_nb.results import tables
-from pneumo_nb.settings import TrainSettings
+from pneumo_nb.settings import SMOKE, PhantomSettings, PrepareSettings, TrainSettings
 from pneumo_nb.train import dataset, loop, models, runs
 
 CPU = torch.device("cpu")
@@ -157,6 +157,14 @@ def test_a_notebooks_names_become_settings_seeds_device_and_the_dataset_that_the
     base, seeds, device, loaded = runs.set_up(NAMES | {"MIXES": 2}, "MIXES", model="densenet")
     assert (base.image_size, base.fit, base.model, seeds, device) == (40, "pad", "densenet", (0, 1), CPU)
     assert (loaded.image_size, loaded.fit, loaded.images.shape[-1]) == (40, "pad", 40)
+
+
+def test_a_missing_phantom_is_made_as_notebook_01_makes_it(home, monkeypatch):
+    made = []
+    monkeypatch.setattr(prepare, "phantom", lambda *given: made.append(given), raising=False)
+    with pytest.raises(ValueError, match="no prepared dataset 'phantom'"):
+        runs.set_up(NAMES | {"DATASET": "phantom"})
+    assert made == [("phantom", PhantomSettings(), PrepareSettings.from_parameters(SMOKE))]
 
 
 @pytest.mark.parametrize(
