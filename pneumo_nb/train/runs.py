@@ -96,9 +96,9 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
     if settings.is_phantom(name) and not paths.prepared(name).is_dir():
         from pneumo_nb import prepare  # beside this folder, not below it: for this alone
 
-        wanted = settings.SMOKE | names  # as notebook 01 would make it
-        sizes = settings.PhantomSettings.from_parameters(wanted)
-        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(wanted))
+        names = settings.SMOKE | names  # as notebook 01 would make it
+        sizes = settings.PhantomSettings.from_parameters(names)
+        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
     return base, seeds, on, dataset.load(name, base)
 
 
