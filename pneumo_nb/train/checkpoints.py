@@ -45,13 +45,10 @@ def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.o
     differing = [f"{key} = {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value]
     if differing:
         raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
-    try:
-        net.load_state_dict(saved["network"])
-        how = {"param_groups": optimiser.state_dict()["param_groups"]}  # follows from settings, and from the device
-        optimiser.load_state_dict(saved["optimiser"] | how)
-        return dict(saved["done"])
-    except Exception as error:
-        raise ValueError(f"{name} does not fit the network ({_in_one_line(error)}): move it away") from None
+    net.load_state_dict(saved["network"])
+    how = {"param_groups": optimiser.state_dict()["param_groups"]}  # follows from settings, and from the device
+    optimiser.load_state_dict(saved["optimiser"] | how)
+    return dict(saved["done"])
 
 
 def load_weights(net: nn.Module, path: Path, name: str, model: str) -> None:
@@ -59,10 +56,5 @@ def load_weights(net: nn.Module, path: Path, name: str, model: str) -> None:
     try:
         net.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise several kinds; all mean the same to the user
-        raise ValueError(f"{name} does not fit {model}: {_in_one_line(error)}") from None
-
-
-def _in_one_line(error: Exception) -> str:
-    """The beginning of what torch has to say: it names every tensor that does not fit."""
-    words = " ".join(str(error).split())
-    return words if len(words) < 160 else f"{words[:160]} ..."
+        said = " ".join(str(error).split())[:160]  # torch names every tensor that does not fit
+        raise ValueError(f"{name} does not fit {model}: {said}") from None

@@ -34,13 +34,9 @@ class Dataset:
 
     def refuse_others(self, settings: TrainSettings) -> None:
         """A ValueError unless these radiographs are at the size and of the fit that the settings say."""
-        wanted = {name: getattr(settings, name) for name in ("image_size", "fit")}
-        if wanted != (here := {name: getattr(self, name) for name in wanted}):
-            told, asked = (", ".join(f"{name} = {value}" for name, value in each.items()) for each in (here, wanted))
-            raise ValueError(
-                f"the radiographs of {self.name!r} were loaded at {told}, and the settings say {asked}:"
-                " load them by these settings"
-            )
+        if (self.image_size, self.fit) != (settings.image_size, settings.fit):
+            here, wanted = (f"image_size = {one.image_size}, fit = {one.fit}" for one in (self, settings))
+            raise ValueError(f"the radiographs of {self.name!r} were loaded at {here}, and the settings say {wanted}")
 
     def part(self, split: str) -> np.ndarray:
         """Positions of the training set (`train`), the testing set (`test`) or the validation part (`validation`)."""
@@ -71,11 +67,7 @@ class Feed:
         mean, sd = data.mean_and_sd(normalisation)
         self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the bytes sit on a GPU, so that a batch is made there with nothing sent."""
-        return self._images.device.type == "cuda"
+        self.on_gpu = self._images.device.type == "cuda"  # then a batch is made there, with nothing sent
 
     def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
         """Positions in the manifest, and which to flip left-right -> (batch, channels, size, size), float32."""
@@ -139,9 +131,8 @@ def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
-            known[name] = np.stack(
-                [square(mask, data.image_size, data.fit) >= prepared.COVERED[name] * 255 for mask in read]
-            )
+            grey = np.stack([square(mask, data.image_size, data.fit) for mask in read])
+            known[name] = grey >= prepared.COVERED[name] * 255
     return known
 
 
@@ -169,8 +160,7 @@ def width_mm(row: pd.Series, fit: str) -> float:
     `row` is its row of the manifest.
     """
     side = {"stretch": row["width"], "pad": max(row["width"], row["height"]), "crop": min(row["width"], row["height"])}
-    spacing = row.get("spacing_mm", "")
-    return float(spacing) * side[fit] if spacing != "" else float("nan")
+    return row.get("spacing_mm", math.nan) * side[fit]
 
 
 def _read(folder: Path, row) -> np.ndarray:

@@ -33,11 +33,7 @@ class Trained:
 
 
 def fit(
-    settings: TrainSettings,
-    data: Dataset,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: bool = True,
+    settings: TrainSettings, data: Dataset, device: torch.device, checkpoint: Path | None = None, progress: bool = True
 ) -> Trained:
     """Train one network and evaluate it after each epoch.
 
@@ -55,8 +51,8 @@ def fit(
     net = machine.in_place(_network(settings)).to(device)
     optimiser = machine.adam(net, settings, device)
     identity = {"dataset": data.hash} | settings.model_dump()
-    done = checkpoints.resume(checkpoint, identity, net, optimiser)
-    done = done or {"history": [], "weights": {}, "seconds": 0.0}
+    new = {"history": [], "weights": {}, "seconds": 0.0}
+    done = checkpoints.resume(checkpoint, identity, net, optimiser) or new
     training = data.part("train")
     images, step = len(training), _step(settings, net, optimiser, feed)
     evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
@@ -65,8 +61,8 @@ def fit(
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
+        _bar(settings, images, len(done["history"]), progress) as bar,  # it starts a thread, which no core is to hold
         machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
-        _bar(settings, images, len(done["history"]), progress) as bar,
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
             start = time.perf_counter()
@@ -96,8 +92,7 @@ def fit(
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
     """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
-    with machine.own_cores(feed.device.type == "cpu"):
-        return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
 
 
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
@@ -114,14 +109,9 @@ def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.
 
 
 def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
-    return tqdm(
-        desc=f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}",
-        total=settings.epochs * images,
-        initial=epochs_done * images,
-        unit="image",
-        disable=not shown,
-        leave=False,
-    )
+    name = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}"
+    total, initial = settings.epochs * images, epochs_done * images
+    return tqdm(desc=name, total=total, initial=initial, unit="image", disable=not shown, leave=False)
 
 
 def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -161,9 +151,8 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
 
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss is not a number {where}: try a learning rate below {settings.learning_rate:g}"
-        )
+        rate = f"try a learning rate below {settings.learning_rate:g}"
+        raise FloatingPointError(f"the loss is not a number {where}: {rate}")
 
 
 def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
@@ -203,24 +192,17 @@ def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray
 
 
 def _refuse_one_sided(settings: TrainSettings, data: Dataset) -> None:
-    for split, name in (("train", "training set"), ("test", "testing set")):
+    """A ValueError unless training set and testing set hold both classes, and the validation part what it must."""
+    parts = {"train": "training set", "test": "testing set"}
+    if isinstance(settings.threshold, str):
+        parts["validation"] = f"validation part, on which threshold = {settings.threshold!r} is chosen,"
+    for split, name in parts.items():
         labels = data.labels.numpy()[data.part(split)]
         if len(set(labels)) < 2:
-            raise ValueError(
-                f"the {name} of dataset {data.name!r} has {sum(labels == 1)} positive and {sum(labels == 0)} negative"
-                " radiographs; both classes are needed"
-            )
-    validation = data.labels.numpy()[data.part("validation")]
-    if (settings.epoch_reported == "best_validation" or isinstance(settings.threshold, str)) and not len(validation):
-        raise ValueError(
-            f"epoch_reported = {settings.epoch_reported!r} with threshold = {settings.threshold!r} needs a validation"
-            f" part; dataset {data.name!r} has none: prepare it with validation_fraction above 0"
-        )
-    if isinstance(settings.threshold, str) and len(set(validation)) < 2:
-        raise ValueError(
-            f"threshold = {settings.threshold!r} needs both classes in the validation part; that of dataset"
-            f" {data.name!r} has {sum(validation == 1)} positive and {sum(validation == 0)} negative radiographs"
-        )
+            found = f"{sum(labels == 1)} positive and {sum(labels == 0)} negative radiographs"
+            raise ValueError(f"the {name} of dataset {data.name!r} has {found}; both classes are needed")
+    if settings.epoch_reported == "best_validation" and not len(data.part("validation")):
+        raise ValueError(f"best_validation needs a validation part: prepare {data.name!r} with validation_fraction")
 
 
 def _network(settings: TrainSettings) -> nn.Module:

@@ -30,11 +30,10 @@ def balanced_loss(logits: Tensor, labels: Tensor, reading: str, n: float) -> Ten
     `sampler`      plain cross entropy; the *sampling* is balanced: positives are drawn n times as often (`drawn`).
     `none`         plain cross entropy.
     """
-    each = cross_entropy(logits, labels)
+    each, weights = cross_entropy(logits, labels), 1 + (n - 1) * labels
     if reading == "label":
-        return (each * _weights(labels, n)).mean()
+        return (each * weights).mean()
     if reading == "torch_mean":
-        weights = _weights(labels, n)
         return (each * weights).sum() / weights.sum()
     if reading == "eq7_literal":
         return eq7(logits, labels, n)
@@ -42,9 +41,7 @@ def balanced_loss(logits: Tensor, labels: Tensor, reading: str, n: float) -> Ten
         return ((1 - torch.exp(-each)) ** FOCAL_GAMMA * each).mean()
     if reading in ("sampler", "none"):
         return each.mean()
-    raise ValueError(
-        f"no loss reading {reading!r}; the readings are label, torch_mean, eq7_literal, focal, sampler and none"
-    )
+    raise ValueError(f"no reading {reading!r}; there is label, torch_mean, eq7_literal, focal, sampler and none")
 
 
 def drawn(labels: np.ndarray, reading: str, n: float, random: np.random.Generator) -> np.ndarray:
@@ -84,7 +81,3 @@ def effective_ratio(reading: str, n: float, batch_size: int, positives: int, neg
     positive = (beside_positive * n / (n * (k + 1) + batch_size - 1 - k)).sum()
     negative = (beside_negative / (n * k + batch_size - k)).sum()
     return float(positive / negative)
-
-
-def _weights(labels: Tensor, n: float) -> Tensor:
-    return 1 + (n - 1) * labels

@@ -1,7 +1,7 @@
 """The networks of the paper: ResNet34 (Section 2.2.1) and DenseNets (Section 2.2.2)."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import gcd
@@ -15,10 +15,7 @@ from pneumo_nb.settings import layers_per_block
 STEM_WIDTH = 64  # of ResNet34, Figure 3
 BOTTLENECK_WIDTH = 4  # growth rates that a bottleneck's 1x1 convolution leaves (Huang et al. 2017, Section 3)
 
-NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "group": lambda width: nn.GroupNorm(gcd(32, width), width),
-}
+NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(32, width), width)}
 
 
 def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **architecture) -> nn.Module:
@@ -28,8 +25,6 @@ def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 
     global random state is left as it was.
     """
     makers = {"resnet34": resnet34, "densenet": DenseNet}
-    if model not in makers:
-        raise ValueError(f"no model {model!r}; the models are {', '.join(makers)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return makers[model](channels=channels, norm_layer=norm_layer, **architecture)
@@ -119,12 +114,8 @@ class DenseNet(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         layers = layers_per_block(depth, blocks, bottleneck)
-        layer = partial(
-            BottleneckBlock if bottleneck else BasicBlock,
-            growth_rate=growth_rate,
-            drop_rate=drop_rate,
-            norm_layer=norm_layer,
-        )
+        block_of = BottleneckBlock if bottleneck else BasicBlock
+        layer = partial(block_of, growth_rate=growth_rate, drop_rate=drop_rate, norm_layer=norm_layer)
         width = 2 * growth_rate
         self.stem = _stem(stem, channels, width)
         self.features = nn.Sequential()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ def folder(name: str) -> Path:
 def records() -> dict[str, tuple[str, dict]]:
     """Each run of every reference by its key: the reference's name and the run's record."""
     files = sorted(folder("").glob(f"[!.]*/{RUNS}"))
-    return {record["key"]: (file.parent.name, record) for file in files for record in _records(file, _version(file))}
+    return {record["key"]: (file.parent.name, record) for file in files for record in read(file)}
 
 
 def predictions(name: str, key: str) -> pd.DataFrame:
@@ -46,8 +46,7 @@ def predictions(name: str, key: str) -> pd.DataFrame:
 def history(name: str, key: str) -> pd.DataFrame:
     """One row for each epoch of one run; numbers have six digits."""
     found = _by_key(name, HISTORY)[key]
-    validated = "validation_loss" in found and found["validation_loss"].notna().any()  # others may be beside those
-    return found if validated else found.loc[:, ~found.columns.str.startswith("validation_")]
+    return found if found.get("validation_loss", pd.Series()).notna().any() else found.filter(regex="^(?!validation_)")
 
 
 def images(name: str, key: str) -> pd.DataFrame:
@@ -92,27 +91,22 @@ def write(name: str, trained: Sequence["Run"], readme: str = "", **tables: pd.Da
     return folder(name)
 
 
-def _version(file: Path) -> tuple[int, int]:
-    """Changes whenever the file does."""
-    about = file.stat()
-    return about.st_mtime_ns, about.st_ino
-
-
 def _by_key(name: str, part: str) -> dict[str, pd.DataFrame]:
     file = folder(name) / part
-    return _parts(file, _version(file))
+    return _parts(file, file.stat().st_mtime_ns, file.stat().st_ino)
 
 
 @lru_cache(maxsize=8)
-def _parts(file: Path, _: tuple[int, int]) -> dict[str, pd.DataFrame]:
+def _parts(file: Path, *_: int) -> dict[str, pd.DataFrame]:  # the numbers change whenever the file does
     content = io.BytesIO(lzma.decompress(file.read_bytes()))
     frame = pd.read_csv(content, dtype=AS_TEXT, na_filter=file.name == HISTORY)  # undefined metrics; no name is "NA"
     return {key: part.drop(columns="of").reset_index(drop=True) for key, part in frame.groupby("of")}
 
 
-@lru_cache(maxsize=8)
-def _records(file: Path, _: tuple[int, int]) -> list[dict]:
+def read(file: Path) -> Any:
+    """What a file of records holds; a ValueError names one that is damaged."""
     try:
         return json.loads(file.read_text())
     except ValueError:
-        raise ValueError(f"{RUNS} of reference {file.parent.name!r} is damaged: take it from where it came") from None
+        what = f"{file.name} of {file.parent.name!r} is damaged"
+        raise ValueError(f"{what}: remove its folder, or take it again from where it came") from None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -41,16 +41,14 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row for each epoch: loss, counts and metrics of training, validation and testing."""
-        if self.reference:
-            return reference.history(self.reference, self.key)
-        return pd.read_csv(paths.runs(self.key) / "history.csv")
+        own = paths.runs(self.key) / "history.csv"
+        return reference.history(self.reference, self.key) if self.reference else pd.read_csv(own)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row for each radiograph: image_id, patient_id, split, label, probability of pneumoconiosis."""
-        if self.reference:
-            return reference.predictions(self.reference, self.key)
-        return pd.read_csv(paths.runs(self.key) / "predictions.csv")
+        own = paths.runs(self.key) / "predictions.csv"
+        return reference.predictions(self.reference, self.key) if self.reference else pd.read_csv(own)
 
     def on(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and probabilities, both (images,), of the training set (`train`) or the testing set (`test`)."""
@@ -59,11 +57,9 @@ class Run:
 
     def truth(self) -> pd.DataFrame:
         """What is known of each radiograph, by image_id: stage, letter, profusion, large; as text, empty if unknown."""
-        data = self.record["dataset"]
-        known = pd.DataFrame(columns=["image_id"], dtype=str)
+        data, known = self.record["dataset"], pd.DataFrame(columns=["image_id"], dtype=str)
         if dataset.hash_of(data["name"]) == data["hash"]:
-            manifest = paths.prepared(data["name"]) / "manifest.csv"
-            known = pd.read_csv(manifest, keep_default_na=False, dtype=str)
+            known = pd.read_csv(paths.prepared(data["name"]) / "manifest.csv", keep_default_na=False, dtype=str)
         elif self.reference:
             known = reference.images(self.reference, self.key)
         return known.set_index("image_id").reindex(columns=reference.TRUTH, fill_value="")
@@ -100,6 +96,7 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
     if settings.is_phantom(name) and not paths.prepared(name).is_dir():
         from pneumo_nb import prepare  # beside this folder, not below it: for this alone
 
+        names = settings.SMOKE | names  # as notebook 01 would make it
         sizes = settings.PhantomSettings.from_parameters(names)
         prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
     return base, seeds, on, dataset.load(name, base)
@@ -122,8 +119,7 @@ def key(settings: TrainSettings, dataset_hash: str) -> str:
     decisive = {"settings": settings.model_dump(), "dataset": dataset_hash, "format": RUN_FORMAT}
     initial = Path(settings.initial_weights)
     if settings.initial_weights != "scratch" and initial.is_file():  # without the file, training refuses
-        with initial.open("rb") as file:
-            decisive["initial_weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        decisive["initial_weights"] = hashlib.sha256(initial.read_bytes()).hexdigest()
     return digest(decisive)[:16]
 
 
@@ -138,20 +134,10 @@ def load(run_key: str) -> Run:
     if not is_finished(run_key):
         raise ValueError(f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
-    name, record = ("", _record(run_key)) if own else reference.records()[run_key]
-    if record["format"] != RUN_FORMAT:
-        raise ValueError(
-            f"run {run_key} has format {record['format']}; this version reads and trains format {RUN_FORMAT}"
-        )
+    name, record = ("", reference.read(paths.runs(run_key) / "record.json")) if own else reference.records()[run_key]
+    if (theirs := record["format"]) != RUN_FORMAT:
+        raise ValueError(f"run {run_key} has format {theirs}; this version reads and trains format {RUN_FORMAT}")
     return Run(run_key, record, name)
-
-
-def _record(run_key: str) -> dict:
-    try:
-        record = json.loads((paths.runs(run_key) / "record.json").read_text())
-        return record | {"format": record["format"]}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"record.json of run {run_key} is damaged: remove its folder to train it anew") from None
 
 
 def load_or_train(
@@ -170,18 +156,16 @@ def load_or_train(
         with paths.alone(paths.runs(f".{run_key}.lock"), f"run {run_key}"):
             paths.clear(folder)
             if not is_finished(run_key, weights):
-                trained = loop.fit(settings, data, on, checkpoint, progress)
-                _store(folder, settings, data, trained, on)
+                _store(folder, settings, data, loop.fit(settings, data, on, checkpoint, progress), on)
             checkpoint.unlink(missing_ok=True)
     return load(run_key)
 
 
 def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device) -> None:
     """Write a run's files, the record last: a run without a record is not finished."""
-    predictions = data.manifest[["image_id", "patient_id", "split", "label"]].assign(probability=trained.probabilities)
+    predictions = data.manifest[reference.IMAGE].assign(probability=trained.probabilities)
     on_test = predictions[predictions["split"] == "test"]
-    counts = metrics.Counts.of(on_test["label"].astype(int), on_test["probability"] >= trained.threshold)
-    images = settings.epochs * int((predictions["split"] == "train").sum())
+    labels, probabilities = on_test["label"].astype(int), on_test["probability"]
     record = {
         "key": folder.name,
         "format": RUN_FORMAT,
@@ -189,30 +173,30 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         "dataset": {"name": data.name, "hash": data.hash, "images": len(predictions)},
         "epoch_reported": trained.epoch_reported,
         "threshold": trained.threshold,
-        "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
-        "test_auc": metrics.auc(on_test["label"].astype(int).tolist(), on_test["probability"].tolist()),
+        "test": asdict(metrics.Counts.of(labels, probabilities >= trained.threshold)),
+        "test_auc": metrics.auc(labels, probabilities),
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "seconds": round(trained.seconds, 3),
-        "images_per_second": round(images / trained.seconds, 3),
+        "images_per_second": round(settings.epochs * len(data.part("train")) / trained.seconds, 3),
         "peak_memory_mib": round(trained.peak_memory_mib, 1),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
     }
-    with paths.whole(folder / "history.csv") as file:
-        trained.history.to_csv(file, index=False)
-    with paths.whole(folder / "predictions.csv") as file:
-        predictions.to_csv(file, index=False)
-    with paths.whole(folder / "weights.safetensors") as file:
-        file.write_bytes(save({name: value.contiguous() for name, value in trained.weights.items()}))
-    with paths.whole(folder / "record.json") as file:
-        file.write_text(json.dumps(record, indent=2) + "\n")
+    files = {
+        "history.csv": trained.history.to_csv(index=False).encode(),
+        "predictions.csv": predictions.to_csv(index=False).encode(),
+        "weights.safetensors": save({name: value.contiguous() for name, value in trained.weights.items()}),
+        "record.json": json.dumps(record, indent=2).encode() + b"\n",
+    }
+    for name, content in files.items():
+        with paths.whole(folder / name) as file:
+            file.write_bytes(content)
 
 
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
-    found = reference.records()
-    found |= {path.parent.name: ("", _record(path.parent.name)) for path in paths.runs().glob("*/record.json")}
-    found = {run_key: each for run_key, each in found.items() if each[1]["format"] == RUN_FORMAT}
-    every = [Run(run_key, record, name) for run_key, (name, record) in sorted(found.items())]
-    return [run for run in every if run.record["dataset"]["hash"] == dataset_hash]
+    found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
+    every = [Run(key, record, name) for key, (name, record) in sorted((reference.records() | found).items())]
+    of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
+    return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]

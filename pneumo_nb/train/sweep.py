@@ -1,35 +1,31 @@
 """Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
 
 import asyncio
+import itertools
 import logging
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import dask
 import torch
-from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
 from distributed.comm import connect
 from tqdm.auto import tqdm
 
 from pneumo_nb import paths, processes
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, runs
+from pneumo_nb.train import runs
+from pneumo_nb.train.dataset import Dataset
 
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
-LOOPBACK = "127.0.0.1"
 
 
 def train_all(
-    wanted: Sequence[TrainSettings],
-    data: dataset.Dataset,
-    device: torch.device,
-    scheduler: str = "",
-    weights: bool = False,
+    wanted: Sequence[TrainSettings], data: Dataset, device: torch.device, scheduler: str = "", weights: bool = False
 ) -> list[runs.Run]:
     """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
 
@@ -40,19 +36,19 @@ def train_all(
     """
     for settings in wanted:
         data.refuse_others(settings)
-    keys = [runs.key(settings, data.hash) for settings in wanted]
-    missing = {key: one for key, one in zip(keys, wanted, strict=True) if not runs.is_finished(key, weights)}
+    asked = {runs.key(settings, data.hash): settings for settings in wanted}
+    missing = {key: settings for key, settings in asked.items() if not runs.is_finished(key, weights)}
     train = _train_on_cluster if scheduler else _train_here
     failures = train(missing, data, device, scheduler) if missing else {}
     if failures:
-        raise RuntimeError(_all_in_one_line(failures, dict(zip(keys, wanted, strict=True))))
-    return [runs.load(key) for key in keys]
+        raise RuntimeError(_all_in_one_line(failures, asked))
+    return [runs.load(runs.key(settings, data.hash)) for settings in wanted]
 
 
 def train_columns(
     columns: Mapping[str, TrainSettings],
     seeds: Sequence[int],
-    data: dataset.Dataset,
+    data: Dataset,
     device: torch.device,
     scheduler: str = "",
     weights: bool = False,
@@ -94,17 +90,15 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
 
     The processes share the cores; on a GPU each is given one GPU, in turn if there are fewer GPUs than processes.
     """
-    quiet = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
-    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-    share = dict.fromkeys(names, str(max(1, processes.cores() // jobs)))
-    workers = {number: {"cls": Nanny, "options": common | {"env": share}} for number in range(jobs)}
+    quiet = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    env = {"OMP_NUM_THREADS": str(max(1, processes.cores() // jobs))}
+    own = [{"env": env}] * jobs
     if device.type == "cuda":
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = given.split(",") if given else [str(gpu) for gpu in range(torch.cuda.device_count())]
-        for number, worker in workers.items():
-            own = {"env": share | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}, "resources": {"GPU": 1}}
-            worker["options"] = common | own
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        gpus = itertools.islice(itertools.cycle(given.split(",")), jobs)
+        own = [{"env": env | {"CUDA_VISIBLE_DEVICES": gpu}, "resources": {"GPU": 1}} for gpu in gpus]
+    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
+    workers = {number: {"cls": Nanny, "options": common | options} for number, options in enumerate(own)}
     with (
         tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder,
         # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
@@ -114,7 +108,7 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
         yield local.scheduler_address
 
 
-def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, _: str) -> dict:
+def _train_here(missing: dict[str, TrainSettings], data: Dataset, device: torch.device, _: str) -> dict:
     """Train one run after another; returns the error of each that failed, by its key."""
     failures = {}
     for key, settings in missing.items():
@@ -125,9 +119,7 @@ def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device
     return failures
 
 
-def _train_on_cluster(
-    missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, scheduler: str
-) -> dict[str, BaseException]:
+def _train_on_cluster(missing: dict[str, TrainSettings], data: Dataset, device: torch.device, scheduler: str) -> dict:
     """Train runs as Dask tasks; returns the error of each that failed, by its key.
 
     A task bears its run's key, so that a scheduler that two ask for one run has it trained once.
@@ -135,25 +127,19 @@ def _train_on_cluster(
     for key in missing:
         paths.runs(key).mkdir(parents=True, exist_ok=True)  # the sign by which a worker knows that it shares outputs/
     train, failures = _task(data.name, data.hash, device.type), {}
-    with _client(scheduler) as client:
-        needs = {"GPU": 1} if device.type == "cuda" else {}
-        _wait_for_worker(client, needs)
+    needs = {"GPU": 1} if device.type == "cuda" else {}
+    with _client(scheduler, needs) as client:
         asked = [client.submit(train, one, key, key=key, resources=needs) for key, one in missing.items()]
         done = as_completed(asked, loop=client.loop)
         for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
-            error = one.exception() if one.status != "cancelled" else CancelledError()
-            if error is None and not runs.is_finished(one.key, weights=True):
-                error = ValueError("trained, but not into this outputs/runs, which the cluster must share")
-            if error is not None:
+            gone = ConnectionError("the Dask scheduler went away")
+            if error := gone if one.status == "cancelled" else one.exception():
                 failures[one.key] = error
     return failures
 
 
 def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings, str], None]:
-    """What a worker does. A function in a function is sent as it is: the scheduler need not import this file and torch.
-
-    The dataset is read by the worker, as the settings say; a ValueError says how the worker is unfit.
-    """
+    """What a worker does; a function in a function is sent as it is: the scheduler need not import torch for it."""
 
     def train(settings: TrainSettings, key: str) -> None:
         from pneumo_nb import paths
@@ -163,54 +149,45 @@ def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings,
         if worker.nthreads > 1 and worker.total_resources.get("GPU") != 1:  # torch's seeds belong to the whole process
             raise ValueError(f"a worker of {worker.nthreads} threads would mix up runs: use `dask worker --nthreads 1`")
         if dataset.hash_of(name) != dataset_hash or not paths.runs(key).is_dir():
-            raise ValueError(
-                f"a worker sees other data/ or outputs/, without this {name!r}: the cluster must share them"
-            )
+            raise ValueError(f"a worker sees other data/ or outputs/ without {name!r}: the cluster must share them")
         runs.load_or_train(settings, dataset.load(name, settings), runs.device(device), progress=False, weights=True)
 
     return train
 
 
-def _client(scheduler: str) -> Client:
+@contextmanager
+def _client(scheduler: str, needs: dict[str, int]) -> Iterator[Client]:
+    """A client of the scheduler at this address; a ValueError unless it answers and has a worker to train on."""
+
+    async def greet() -> None:  # Client itself would wait for ever where something listens but is no scheduler
+        secrets = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(address(scheduler), timeout=PATIENCE, **secrets), PATIENCE)
+        comm.abort()
+
     try:
         with ThreadPoolExecutor() as beside:  # a notebook's own thread has an event loop already
-            beside.submit(asyncio.run, _greet(address(scheduler))).result()
-        return Client(scheduler, timeout=PATIENCE, set_as_default=False)
+            beside.submit(asyncio.run, greet()).result()
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except OSError:
         raise ValueError(f"no Dask scheduler answers at {scheduler}: start one, or leave the address empty") from None
-
-
-async def _greet(scheduler: str) -> None:
-    """Connect once: Client itself would wait for ever where something listens but is no scheduler."""
-    secrets = Security().get_connection_args("client")
-    comm = await asyncio.wait_for(connect(scheduler, timeout=PATIENCE, **secrets), PATIENCE)
-    comm.abort()
-
-
-def _wait_for_worker(client: Client, needs: dict[str, int]) -> None:
-    """Return when a worker is there that could take a run; a ValueError if none comes."""
-    end = time.monotonic() + PATIENCE
-    while True:
+    with client:
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=PATIENCE)
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if any(needs.items() <= worker["resources"].items() for worker in workers):
-            return
-        if time.monotonic() > end:
-            what = " with --resources GPU=1" if needs else ""
-            raise ValueError(
-                f"the Dask scheduler has {len(workers)} workers, none to train on: start `dask worker`{what} first"
-            )
-        time.sleep(0.2)
+        if not any(needs.items() <= worker["resources"].items() for worker in workers):
+            there, how = f"{len(workers)} workers, none to train on", " with --resources GPU=1" if needs else ""
+            raise ValueError(f"the Dask scheduler has {there}: start `dask worker`{how} first")
+        yield client
 
 
 def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainSettings]) -> str:
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
     every = list(asked.values())
     differing = [field for field in TrainSettings.model_fields if len({getattr(s, field) for s in every}) > 1]
-    known = {KilledWorker: "every worker that tried it died", CancelledError: "the Dask scheduler went away"}
     by_reason: dict[str, list[str]] = {}
     for key, error in failures.items():
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
-        first = next(iter(str(error).splitlines()), "")
-        by_reason.setdefault(known.get(type(error), f"{type(error).__name__}: {first}"), []).append(f"({names})")
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        by_reason.setdefault(reason, []).append(f"({names})")
     listed = "; ".join(f"{' '.join(names)} {reason}" for reason, names in by_reason.items())
     return f"{len(failures)} of {len(asked)} runs failed: {listed}"

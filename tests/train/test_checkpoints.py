@@ -96,12 +96,3 @@ def test_a_checkpoint_of_another_training_is_refused_by_what_differs(data, tmp_p
     monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 0)
     with pytest.raises(ValueError, match=r"another training \(format = 1, not 0\)"):
         fit(data, checkpoint)
-
-
-def test_a_checkpoint_whose_network_does_not_fit_is_refused(data, tmp_path):
-    checkpoint = tmp_path / "checkpoint.pt"
-    fit(data, checkpoint)
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save(content | {"network": {"other": torch.zeros(2)}}, checkpoint)
-    with pytest.raises(ValueError, match=r"^checkpoint.pt of run .* does not fit the network \(Error.*\): move"):
-        fit(data, checkpoint)

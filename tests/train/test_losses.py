@@ -101,6 +101,6 @@ def test_effective_ratio_of_the_other_readings(reading, ratio):
 
 
 def test_an_unknown_reading_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'balanced'.*eq7_literal"):
+    with pytest.raises(ValueError, match=r"no reading 'balanced'; there is label, .* eq7_literal"):
         losses.balanced_loss(torch.zeros(1, 2), torch.tensor([0]), "balanced", 5)
     assert all(losses.balanced_loss(torch.zeros(1, 2), torch.tensor([0]), name, 5) > 0 for name in READINGS)

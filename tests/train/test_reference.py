@@ -12,7 +12,7 @@ import toy
 from pneumo_nb import paths
 from pneumo_nb.results import tables
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import loop, models, reference, runs, sweep
+from pneumo_nb.train import loop, reference, runs, sweep
 
 CPU = torch.device("cpu")
 
@@ -22,14 +22,13 @@ def settings(**more):
 
 
 @pytest.fixture
-def data(home, monkeypatch):
-    monkeypatch.setattr(models, "build", toy.build)
-    return toy.load(toy.prepared(validation=6))
+def trained(trained):
+    return [runs.load(key) for key in trained]
 
 
 @pytest.fixture
-def trained(data):
-    return sweep.train_all([settings(seed=seed) for seed in (0, 1)], data, CPU)
+def data(trained):
+    return toy.load()
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_what_does_not_fit_together_is_refused_and_nothing_is_written(trained):
 
 def test_a_damaged_reference_is_named(kept, data):
     (reference.folder("study") / "records.json").write_text("{")
-    with pytest.raises(ValueError, match=r"records.json of reference 'study' is damaged"):
+    with pytest.raises(ValueError, match=r"records.json of 'study' is damaged"):
         runs.finished(data.hash)
 
 

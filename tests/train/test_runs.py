@@ -12,13 +12,13 @@ import toy
 from disks import filled, read_only
 from safetensors.torch import save_file
 
-from pneumo_nb import metrics, paths
+from pneumo_nb import metrics, paths, prepare
 from pneumo_nb.results import tables
-from pneumo_nb.settings import TrainSettings
+from pneumo_nb.settings import SMOKE, PhantomSettings, PrepareSettings, TrainSettings
 from pneumo_nb.train import dataset, loop, models, runs
 
 CPU = torch.device("cpu")
-TINY = {"image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
+TINY = {"image_size": 32, "channels": 1, "epochs": 2, "batch_size": 8}
 
 
 def settings(**more):
@@ -36,41 +36,42 @@ def data(home):
     return toy.load(toy.prepared())
 
 
+@pytest.fixture
+def done(trained):
+    return runs.load(trained[0])
+
+
+@pytest.fixture
+def trained_on(done):
+    return toy.load()
+
+
 def run(data, **more):
     return runs.load_or_train(settings(**more), data, CPU, progress=False)
 
 
-def test_a_run_leaves_its_files_and_a_record_that_agrees_with_them(data):
-    done = run(data)
+def test_a_run_leaves_its_files_and_a_record_that_agrees_with_them(done, trained_on):
     assert sorted(file.name for file in paths.runs(done.key).iterdir()) == [
         "history.csv", "predictions.csv", "record.json", "weights.safetensors",
     ]  # fmt: skip
     on_test = done.predictions.query("split == 'test'")
     assert done.counts == metrics.Counts.of(on_test["label"], on_test["probability"] >= 0.5)
-    assert len(done.predictions) == 24 and len(done.history) == 1
-    assert done.settings == settings() and done.record["dataset"]["hash"] == data.hash
+    assert len(done.predictions) == 24 and len(done.history) == 2
+    assert done.settings == settings() and done.record["dataset"]["hash"] == trained_on.hash
     assert done.record["seconds"] > 0 and done.record["images_per_second"] > 0 and done.record["versions"]["torch"]
 
 
-def test_a_finished_run_is_loaded_and_not_trained_again(data, monkeypatch):
-    first = run(data)
-    monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("trained again"))
-    assert run(data).record == first.record
-
-
-def test_the_stored_network_gives_the_stored_predictions(data):
-    done = run(data)
-    feed = dataset.Feed(data, CPU, 1, "none")
-    again = loop.predict(done.network(), feed, data.part("test"))
+def test_the_stored_network_gives_the_stored_predictions(done, trained_on):
+    feed = dataset.Feed(trained_on, CPU, 1, "none")
+    again = loop.predict(done.network(), feed, trained_on.part("test"))
     assert done.predictions.query("split == 'test'")["probability"].to_numpy() == pytest.approx(again, abs=1e-6)
 
 
-def test_two_trainings_leave_the_same_bytes(data, home, monkeypatch):
-    first = run(data)
+def test_two_trainings_leave_the_same_bytes(done, trained_on):
     files = ("weights.safetensors", "history.csv", "predictions.csv")
-    before = {file: (paths.runs(first.key) / file).read_bytes() for file in files}
-    (paths.runs(first.key) / "record.json").unlink()
-    assert {file: (paths.runs(run(data).key) / file).read_bytes() for file in files} == before
+    before = {file: (paths.runs(done.key) / file).read_bytes() for file in files}
+    (paths.runs(done.key) / "record.json").unlink()
+    assert {file: (paths.runs(run(trained_on).key) / file).read_bytes() for file in files} == before
 
 
 def test_every_setting_and_the_dataset_change_the_key():
@@ -118,7 +119,7 @@ def test_tables_hold_the_papers_columns_and_every_run(data):
 
 def test_a_protocol_names_the_departures_from_the_paper_only():
     assert tables.protocol(TrainSettings.of(seed=3, scale_factor=1)) == "paper"
-    assert tables.protocol(settings()) == "channels=1, image_size=32, epochs=1, batch_size=8"
+    assert tables.protocol(settings()) == "channels=1, image_size=32, epochs=2, batch_size=8"
 
 
 def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
@@ -129,9 +130,8 @@ def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
     assert json.loads((paths.runs(run(data, seed=5).key) / "record.json").read_text())["settings"]["seed"] == 5
 
 
-def test_a_run_fits_only_its_own_radiographs(data, home):
-    done = run(data)
-    done.check_fits(data)
+def test_a_run_fits_only_its_own_radiographs(done, trained_on):
+    done.check_fits(trained_on)
     with pytest.raises(ValueError, match=r"at image_size = 48, .* the settings say image_size = 32, fit"):
         done.check_fits(toy.load("toy", 48))
     with pytest.raises(ValueError, match=r"trained on 'toy', which is not this 'other'"):
@@ -159,6 +159,14 @@ def test_a_notebooks_names_become_settings_seeds_device_and_the_dataset_that_the
     assert (loaded.image_size, loaded.fit, loaded.images.shape[-1]) == (40, "pad", 40)
 
 
+def test_a_missing_phantom_is_made_as_notebook_01_makes_it(home, monkeypatch):
+    made = []
+    monkeypatch.setattr(prepare, "phantom", lambda *given: made.append(given), raising=False)
+    with pytest.raises(ValueError, match="no prepared dataset 'phantom'"):
+        runs.set_up(NAMES | {"DATASET": "phantom"})
+    assert made == [("phantom", PhantomSettings(), PrepareSettings.from_parameters(SMOKE))]
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
@@ -173,13 +181,13 @@ def test_a_notebooks_wrong_name_or_value_is_refused(data, names, said):
         runs.set_up(NAMES | names)
 
 
-def test_a_run_made_on_another_machine_is_found_where_it_is_copied_to(data, monkeypatch, tmp_path_factory):
-    done, here = run(data), tmp_path_factory.mktemp("here")
+def test_a_run_made_on_another_machine_is_found_where_it_is_copied_to(done, trained_on, monkeypatch, tmp_path_factory):
+    here = tmp_path_factory.mktemp("here")
     (here / "outputs" / "runs").mkdir(parents=True)
     paths.runs(done.key).rename(here / "outputs" / "runs" / done.key)
     monkeypatch.setenv("PNEUMO_NB_HOME", str(here))
     monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("trained again"))
-    assert run(data) == done and runs.finished(data.hash) == [done]
+    assert run(trained_on) == done and runs.finished(trained_on.hash) == [done]
 
 
 def test_a_run_that_diverged_is_not_finished_and_says_the_same_again(data):
@@ -200,25 +208,22 @@ def test_initial_weights_count_by_their_content(home, tmp_path):
     assert len(keys) == 3
 
 
-def test_weights_that_do_not_fit_their_run_are_named(data):
-    done = run(data)
+def test_weights_that_do_not_fit_their_run_are_named(done):
     save_file({"other": torch.zeros(2)}, paths.runs(done.key) / "weights.safetensors")
     with pytest.raises(ValueError, match=rf"^weights.safetensors of run {done.key} does not fit resnet34: ") as said:
         done.network()
     assert "\n" not in str(said.value)
 
 
-def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(data):
-    done = run(data)
-    record = paths.runs(done.key) / "record.json"
+def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(done, trained):
+    record, told = paths.runs(done.key) / "record.json", done.record["dataset"]["hash"]
     record.write_text(record.read_text().replace(f'"format": {runs.RUN_FORMAT}', '"format": 0'))
-    assert runs.finished(data.hash) == []
+    assert [run.key for run in runs.finished(told)] == trained[1:]
     with pytest.raises(ValueError, match=rf"run {done.key} has format 0; this version reads and trains format"):
         runs.load(done.key)
-    for content in ("{", "[]", "{}"):
-        record.write_text(content)
-        with pytest.raises(ValueError, match=rf"record.json of run {done.key} is damaged: remove its folder"):
-            runs.finished(data.hash)
+    record.write_text("{")
+    with pytest.raises(ValueError, match=rf"record.json of '{done.key}' is damaged: remove its folder"):
+        runs.finished(told)
 
 
 TRAINING = """
@@ -265,7 +270,7 @@ def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(
 def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_empty_one(small_disk, monkeypatch):
     monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
     data = toy.load(toy.prepared())
-    undisturbed = run(data)
+    undisturbed = run(data, epochs=1)
     folder = paths.runs(undisturbed.key)
     files = ("weights.safetensors", "history.csv", "predictions.csv")
     wanted = {file: (folder / file).read_bytes() for file in files}
@@ -275,13 +280,13 @@ def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_em
             file.unlink()
         with filled(small_disk, but=pages * 4096):
             try:
-                run(data)
+                run(data, epochs=1)
             except OSError as error:
                 refused.add(str(error).split("/")[-1])
             left = {file.name: file.read_bytes() for file in folder.iterdir()}
             assert left.keys() <= {*files, "checkpoint.pt", "record.json"}
             assert all(left[file] == wanted[file] for file in files if file in left)
-        assert run(data).counts == undisturbed.counts
+        assert run(data, epochs=1).counts == undisturbed.counts
         assert {file: (folder / file).read_bytes() for file in files} == wanted
     full = "cannot be written: No space left on device"
     assert {f"checkpoint.pt {full}", f"record.json {full}"} <= refused and len(refused) >= 4

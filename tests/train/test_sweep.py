@@ -109,10 +109,10 @@ def test_one_reason_is_told_once(data, small_network):
 def test_a_worker_that_sees_another_dataset_or_other_outputs_refuses(data, two_workers, home, monkeypatch, tmp_path):
     about = paths.prepared("toy") / "dataset.json"
     about.write_text(about.read_text().replace("toy-0", "toy-changed"))
-    with pytest.raises(RuntimeError, match=r"without this 'toy': the cluster must share them"):
+    with pytest.raises(RuntimeError, match=r"without 'toy': the cluster must share them"):
         sweep.train_all(seeds(0), data, CPU, two_workers)
     about.unlink()
-    with pytest.raises(RuntimeError, match=r"without this 'toy': the cluster must share them"):
+    with pytest.raises(RuntimeError, match=r"without 'toy': the cluster must share them"):
         sweep.train_all(seeds(0), data, CPU, two_workers)
     assert runs.finished(data.hash) == []
 
@@ -126,12 +126,6 @@ def test_workers_read_the_dataset_as_the_settings_say_and_other_settings_are_ref
     ):
         sweep.train_all([settings(image_size=48)], data, CPU, two_workers)
     assert runs.finished(data.hash) == [done]
-
-
-def test_a_run_trained_into_other_outputs_is_a_failure(data, two_workers, monkeypatch):
-    monkeypatch.setattr(runs, "load_or_train", lambda *_, **__: None)
-    with pytest.raises(RuntimeError, match="but not into this outputs/runs"):
-        sweep.train_all(seeds(0), data, CPU, two_workers)
 
 
 def test_a_worker_of_several_threads_is_refused_unless_it_takes_one_run_at_a_time(data, small_network, monkeypatch):
@@ -175,7 +169,7 @@ def test_a_scheduler_that_goes_away_in_mid_run_is_a_failure(data, small_network,
         assert running.wait(30)
         with Client(address, set_as_default=False) as client:
             client.shutdown()
-        with pytest.raises(RuntimeError, match=r"\(seed = 0\) \(seed = 1\) the Dask scheduler went away"):
+        with pytest.raises(RuntimeError, match=r"\(seed = 0\) \(seed = 1\) ConnectionError: the Dask scheduler went"):
             asked.result(60)
         leave.set()
 
