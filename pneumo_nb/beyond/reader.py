@@ -5,10 +5,9 @@ is printed or written are pixels, numbers and words from here; the files of a fo
 """
 
 import base64
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -27,22 +26,16 @@ from pneumo_nb.train import dataset, loop, runs
 SHARE, CONFIDENCE = 0.9, 0.95  # of patients found, and of healthy people spared, by the two thresholds of the zone
 ORDINARY = 0.99  # share of the training set that counts as ordinary
 PICTURE, CHANNEL = 400, 120  # pixels a side on the page
-NO_VALIDATION = "the run's dataset has no validation part with both classes: prepare it with validation_fraction"
+NO_VALIDATION = "none: the run's dataset has no validation part with both classes (validation_fraction)"
 NOTE = "For research only; not a medical device."
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f23; max-width: 54rem; margin: auto; padding: 1rem }
-figure { display: inline-block; margin: 0 .6rem .6rem 0 } figcaption { font-size: .85rem } img { max-width: 100% }
-td { padding: .2rem .8rem .2rem 0; vertical-align: top } .note { font-weight: 600 }"""
-
-
-@dataclass(frozen=True)
-class Film:
-    """One file as the network gets it, or why it does not."""
-
-    position: int  # among the files of a folder, from 1
-    reason: str = ""
-    image: np.ndarray | None = None  # (size, size), grey
-    sha256: str = ""  # of the prepared image
-    suspected_text: int = 0
+PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>One radiograph</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1b1f23; max-width: 54rem; margin: auto; padding: 1rem }}
+figure {{ display: inline-block; margin: 0 .6rem .6rem 0 }} figcaption {{ font-size: .85rem }} img {{ max-width: 100% }}
+td {{ padding: .2rem .8rem .2rem 0; vertical-align: top }}</style></head><body>
+<h1>One radiograph</h1><p><strong>{note}</strong></p><table>{numbers}</table><p>{pictures}</p>
+<h2>The channels of the first layer</h2><p>{channels}</p><p>In every map the brightest colour is its own highest value.
+Run {key}.</p></body></html>
+"""
 
 
 class Reader:
@@ -85,14 +78,14 @@ class Reader:
         try:
             return decisions.zone(self.labels, self.validation, SHARE, SHARE, CONFIDENCE)
         except ValueError as few:
-            return str(few)
+            return str(few) if len(self.labels) else NO_VALIDATION
 
     def small(self, image: np.ndarray) -> np.ndarray:
-        """A (size, size) radiograph as the measure of notebook 01 needs it."""
+        """A (size, size) radiograph as the measure of notebook 01 takes it."""
         return cv2.resize((image // (self.data.white // 255)).astype(np.uint8), (48, 48), interpolation=cv2.INTER_AREA)
 
-    def films(self, folder: Path, files: list[str]) -> Iterator[Film]:
-        """What becomes of each of the files in a folder, in the order in which they end."""
+    def films(self, folder: Path, files: list[str]) -> Iterator[dict]:
+        """Each file's `position` from 1, with a `reason` or its `image` (size, size), as they end."""
         tasks = [convert.Task(file, f"film{place}", sources.Row(), place) for place, file in enumerate(files, start=1)]
         with tempfile.TemporaryDirectory() as aside:
             (Path(aside) / "images").mkdir()
@@ -100,85 +93,69 @@ class Reader:
             workers = min(len(tasks), processes.cores())
             for task, told in processes.spread(one, tasks, workers, imports=convert.LOADED):
                 told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
-                if "reason" in told:
-                    yield Film(task.position, told["reason"])
-                    continue
-                content = (Path(aside) / told["file"]).read_bytes()
-                (Path(aside) / told["file"]).unlink()
-                picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-                image = dataset.square(picture, self.run.settings.image_size, self.run.settings.fit)
-                yield Film(task.position, "", image, hashlib.sha256(content).hexdigest(), told["suspected_text"])
+                if "reason" not in told:
+                    kept = Path(aside) / told["file"]
+                    picture = cv2.imdecode(np.frombuffer(kept.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+                    kept.unlink()
+                    told |= {"image": dataset.square(picture, self.run.settings.image_size, self.run.settings.fit)}
+                yield {"position": task.position} | told
 
-    def read(self, film: Film) -> dict:
-        """A row on one film: its probability and, of a validation part, what that is worth; how unusual it looks."""
-        if film.reason:
-            return {"position": film.position, "reason": film.reason}
-        self.data.images[-1, 0] = torch.from_numpy(film.image.astype(self.data.images.numpy().dtype))
+    def read(self, film: dict) -> dict:
+        """A row: the probability and, by the validation part, what it is worth; how unusual the film looks."""
+        row = {"position": film["position"], "reason": film.get("reason", "")}
+        if row["reason"]:
+            return row
+        self.data.images[-1, 0] = torch.from_numpy(film["image"].astype(self.data.images.numpy().dtype))
         probability = loop.predict(self.net, self.feed, np.array([len(self.data.labels)]))[0]
-        unusual = images.unusual(np.concatenate([self.training, self.small(film.image)[None]]))
-        ordinary = np.quantile(unusual[:-1], ORDINARY)
-        row = {"position": film.position, "reason": "", "probability": probability}
-        row["called"] = int(probability >= self.run.record["threshold"])
+        row |= {"probability": probability, "called": int(probability >= self.run.record["threshold"])}
         if self.calibrated:
             row["calibrated"] = self.calibrated([probability])[0]
             row["as_suspicious"] = (self.validation >= float(probability)).mean()
         if not isinstance(self.zone, str):
             row["zone"] = ("negative", "uncertain", "positive")[int((np.array(self.zone) <= float(probability)).sum())]
-        row |= {"unusual": unusual[-1], "ordinary": ordinary, "unlike": int(unusual[-1] > ordinary)}
-        return row | {"suspected_text": film.suspected_text}
+        *others, unusual = images.unusual(np.concatenate([self.training, self.small(film["image"])[None]]))
+        ordinary = np.quantile(others, ORDINARY)
+        row |= {"unusual": unusual, "ordinary_up_to": ordinary, "unlike": int(unusual > ordinary)}
+        return row | {"suspected_text": film["suspected_text"]}
 
-    def told(self, row: dict) -> dict[str, str]:
-        """The same in words."""
-        threshold, images_of = self.run.record["threshold"], f"{len(self.labels)} validation films"
-        words = {
-            "probability of pneumoconiosis": str(row["probability"]),
-            "calibrated": f"{row['calibrated']:.3f}, by Platt's line on {images_of}"
-            if self.calibrated
-            else NO_VALIDATION,
-            "at the run's threshold": f"{'at or above' if row['called'] else 'below'} {threshold:g}",
-        }
-        if isinstance(self.zone, str):
-            words["thresholds with a guarantee"] = self.zone if len(self.labels) else NO_VALIDATION
-        else:
-            low, high = self.zone
-            words["between two thresholds"] = (
-                f"{row['zone']}: below {low:.3f} is negative ({SHARE:.0%} of patients lie above), from {high:.3f} on"
-                f" positive ({SHARE:.0%} of the healthy lie below), each with {CONFIDENCE:.0%} confidence"
-            )
+    def words(self, row: dict) -> dict[str, str]:
+        """A row in words."""
+        threshold, validation = self.run.record["threshold"], f"{len(self.labels)} validation films"
+        told = {"probability of pneumoconiosis": str(row["probability"]), "calibrated": NO_VALIDATION}
         if self.calibrated:
-            words["at least as suspicious"] = f"{row['as_suspicious']:.0%} of {images_of}"
-        words["compared with the training set"] = (
-            f"{'UNLIKE it' if row['unlike'] else 'ordinary'}: unusual by {row['unusual']:.2f}, where {ORDINARY:.0%} of"
-            f" its films have at most {row['ordinary']:.2f}" + "; do not trust the probability" * row["unlike"]
-        )
-        if row["suspected_text"]:
-            words["text"] = "its pixels seem to show text"
-        return words | {"note": NOTE}
+            told["calibrated"] = f"{row['calibrated']:.3f}, by the {validation}"
+            told["at least as suspicious"] = f"{row['as_suspicious']:.0%} of the {validation}"
+        told["the run's threshold"] = f"{threshold:g}: the film is {'at or above' if row['called'] else 'below'} it"
+        told["two thresholds"] = self.zone
+        if not isinstance(self.zone, str):
+            low, high = self.zone
+            told["two thresholds"] = (
+                f"{row['zone']}: {SHARE:.0%} of patients reach {low:.3g}, {SHARE:.0%} of others stay below {high:.3g}"
+                f" ({CONFIDENCE:.0%} confidence each); between them nothing is promised"
+            )
+        usual = f"unusual by {row['unusual']:.2f}; {ORDINARY:.0%} of its films have at most {row['ordinary_up_to']:.2f}"
+        unlike = "UNLIKE IT, so the probability means little: " if row["unlike"] else ""
+        return told | {"against the training set": unlike + usual, "note": NOTE}
 
-    def page(self, film: Film, words: dict[str, str]) -> str:
-        """The film that was read last as an HTML page without network: numbers, Grad-CAM, the first layer's channels."""
-        x, layers = self.feed.images(np.array([len(self.data.labels)])), interpret.layers(self.net)
-        shown = overlays.grey(film.image, self.data.white, PICTURE)
-        cam = interpret.grad_cam(self.net, x, layers[-1])[0, 0]
-        channels = interpret.feature_maps(self.net, x, layers[0])[0]
-        numbers = "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in words.items())
-        body = [f"<h1>One radiograph</h1><p class='note'>{NOTE}</p><table>{numbers}</table>"]
-        body += [_figure(shown, "the film as the network gets it")]
-        body += [
-            _figure(overlays.overlaid(shown, cam), f"Grad-CAM of {layers[-1]}" + ": flat" * (cam.max() == cam.min()))
-        ]
-        body += [f"<h2>{len(channels)} channels of the first layer, {layers[0]}</h2>"]
-        body += [_figure(overlays.coloured(each, CHANNEL), str(place)) for place, each in enumerate(channels)]
-        body += [f"<p>Run {self.run.key}; the brightest colour is each picture's own highest value.</p>"]
-        head = f"<meta charset='utf-8'><title>One radiograph</title><style>{STYLE}</style>"
-        return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>\n"
+    def page(self, film: dict, words: dict[str, str]) -> str:
+        """The film that was read last, as HTML that needs no network: numbers, Grad-CAM, first layer."""
+        x, (first, *_, last) = self.feed.images(np.array([len(self.data.labels)])), interpret.layers(self.net)
+        shown, cam = overlays.grey(film["image"], self.data.white, PICTURE), interpret.grad_cam(self.net, x, last)[0, 0]
+        about = f"Grad-CAM of {last}" if cam.max() > cam.min() else f"Grad-CAM of {last}: flat"
+        channels = [overlays.coloured(each, CHANNEL) for each in interpret.feature_maps(self.net, x, first)[0]]
+        return PAGE.format(
+            note=NOTE,
+            numbers="".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in words.items()),
+            pictures=_figure(shown, "as the network gets it") + _figure(overlays.overlaid(shown, cam), about),
+            channels="".join(_figure(each, str(place)) for place, each in enumerate(channels)),
+            key=self.run.key,
+        )
 
 
 def _figure(picture: np.ndarray, caption: str) -> str:
-    data = base64.b64encode(overlays.webp(picture, quality=80)).decode()
-    return (
-        f"<figure><img alt='{caption}' src='data:image/webp;base64,{data}'><figcaption>{caption}</figcaption></figure>"
-    )
+    image = base64.b64encode(overlays.webp(picture, quality=80)).decode()
+    shown = f"<img alt='{caption}' src='data:image/webp;base64,{image}'>"
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def answer(source: Path, key: str, page: bool = False) -> str:
@@ -189,22 +166,20 @@ def answer(source: Path, key: str, page: bool = False) -> str:
     """
     reader = Reader(key)
     if source.is_dir():
-        if page:
-            raise ValueError("a page is of one film: name a file, or leave --page out")
-        if not (files := sources.read(source)[0]):
-            raise ValueError("the folder holds no files: it must hold DICOM, JPG or PNG files")
+        files = sources.read(source)[0]
+        if page or not files:
+            raise ValueError("a page is of one film: name a file" if page else "the folder holds no files to read")
         rows = sorted(map(reader.read, reader.films(source, files)), key=lambda row: row["position"])
         return pd.DataFrame(rows).to_csv(index=False, float_format="%.9g")
     (film,) = reader.films(source.parent, [source.name])
-    if film.reason:
-        raise ValueError(f"the file is refused: {film.reason}")
-    if page and film.suspected_text:
-        raise ValueError("its pixels seem to show text, which may be a name: no page is written; leave --page out")
-    words = reader.told(reader.read(film))
-    lines = [f"{name}: {text}" for name, text in words.items()]
+    if "reason" in film:
+        raise ValueError(f"the file is refused: {film['reason']}")
+    if page and film["suspected_text"]:
+        raise ValueError("its pixels seem to show text, perhaps a name: leave --page out")
+    words = reader.words(reader.read(film))
     if page:
-        written = paths.root() / "outputs" / "readings" / f"{key}-{film.sha256[:12]}.html"
+        written = paths.root() / "outputs" / "readings" / f"{key}-{film['sha256'][:12]}.html"
         with paths.whole(written) as file:
             file.write_text(reader.page(film, words), encoding="utf-8")
-        lines.append(f"page: {written.relative_to(paths.root())}")
-    return "\n".join(lines) + "\n"
+        words["page"] = str(written.relative_to(paths.root()))
+    return "".join(f"{name}: {text}\n" for name, text in words.items())
