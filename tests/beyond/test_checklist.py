@@ -59,8 +59,14 @@ def changed(record, path):
     inner = record
     for name in path[:-1]:
         inner = inner[name]
-    inner[path[-1]] = {"another": 7} if isinstance(inner[path[-1]], dict) else "another"
+    inner[path[-1]] = other(inner[path[-1]])
     return record
+
+
+def other(value):
+    if isinstance(value, dict):
+        return {name: other(each) for name, each in value.items()}
+    return value + 1 if type(value) is int else "another"
 
 
 @pytest.mark.parametrize("field", FIELDS)
