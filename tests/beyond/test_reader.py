@@ -52,7 +52,7 @@ def test_a_folder_gives_the_probabilities_of_the_run_and_the_refusals_of_prepari
     assert refused[with_row.index].equals(with_row) and len(refused) == len(rejects) > len(with_row) > 10
     named = {pseudonyms.image_id(pseudonyms.key(), os.fsencode(file)): place for place, file in files(source)}
     told = runs.load(key).predictions.set_index("image_id")["probability"]
-    ours = table["probability"].astype(float)
+    ours = pd.to_numeric(table["probability"])
     assert len(told) == len(table) - len(refused)
     for image_id, probability in told.items():
         assert np.float32(ours[named[image_id]]) == np.float32(probability)
