@@ -135,7 +135,7 @@ class Reader:
             )
         usual = f"unusual by {row['unusual']:.2f}; {ORDINARY:.0%} of its films have at most {row['ordinary_up_to']:.2f}"
         unlike = "UNLIKE IT, so the probability means little: " if row["unlike"] else ""
-        return told | {"against the training set": unlike + usual, "note": NOTE}
+        return told | {"against the training set": unlike + usual}
 
     def page(self, film: dict, words: dict[str, str]) -> str:
         """The film that was read last, as HTML that needs no network: numbers, Grad-CAM, first layer."""
@@ -182,4 +182,4 @@ def answer(source: Path, key: str, page: bool = False) -> str:
         with paths.whole(written) as file:
             file.write_text(reader.page(film, words), encoding="utf-8")
         words["page"] = str(written.relative_to(paths.root()))
-    return "".join(f"{name}: {text}\n" for name, text in words.items())
+    return "".join(f"{name}: {text}\n" for name, text in (words | {"note": NOTE}).items())
