@@ -4,7 +4,6 @@ Tejani et al. 2024, Radiol. Artif. Intell. 6:e240300 (44 items); Collins et al. 
 with parts). checklists.csv holds their numbers, our own short words, and the fields of records that answer them.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -52,8 +51,10 @@ def _found(field: str, manifest: pd.DataFrame, about: dict, trained: Sequence[ru
     if kind == "interval":
         values = [(getattr(run.counts, path[0]), *run.counts.interval(path[0])) for run in trained]
         return " | ".join(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in values)
+    if kind == "architecture":  # without what does not count for the run's model
+        return " | ".join(dict.fromkeys(_text(run.settings.architecture()) for run in trained))
     records = [about] if kind == "dataset" else [run.record for run in trained]
-    return " | ".join(dict.fromkeys(_text(value) for value in (_inside(record, path) for record in records)))
+    return " | ".join(dict.fromkeys(_text(_inside(record, path)) for record in records))
 
 
 def _inside(record: Any, path: Sequence[str]) -> Any:
@@ -64,5 +65,8 @@ def _inside(record: Any, path: Sequence[str]) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {_text(inner)}" for name, inner in value.items()) or "none"
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        inner = {name: f"({_text(one)})" if isinstance(one, dict) else _text(one) for name, one in value.items()}
+        return ", ".join(f"{name}: {text}" for name, text in inner.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
