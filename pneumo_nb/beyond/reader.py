@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -28,14 +29,7 @@ ORDINARY = 0.99  # share of the training set that counts as ordinary
 PICTURE, CHANNEL = 400, 120  # pixels a side on the page
 NO_VALIDATION = "none: the run's dataset has no validation part with both classes (validation_fraction)"
 NOTE = "For research only; not a medical device."
-PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>One radiograph</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1b1f23; max-width: 54rem; margin: auto; padding: 1rem }}
-figure {{ display: inline-block; margin: 0 .6rem .6rem 0 }} figcaption {{ font-size: .85rem }} img {{ max-width: 100% }}
-td {{ padding: .2rem .8rem .2rem 0; vertical-align: top }}</style></head><body>
-<h1>One radiograph</h1><p><strong>{note}</strong></p><table>{numbers}</table><p>{pictures}</p>
-<h2>The channels of the first layer</h2><p>{channels}</p><p>In every map the brightest colour is its own highest value.
-Run {key}.</p></body></html>
-"""
+PAGE = Template(Path(__file__).with_name("reading.html").read_text(encoding="utf-8"))
 
 
 class Reader:
@@ -143,7 +137,7 @@ class Reader:
         shown, cam = overlays.grey(film["image"], self.data.white, PICTURE), interpret.grad_cam(self.net, x, last)[0, 0]
         about = f"Grad-CAM of {last}" if cam.max() > cam.min() else f"Grad-CAM of {last}: flat"
         channels = [overlays.coloured(each, CHANNEL) for each in interpret.feature_maps(self.net, x, first)[0]]
-        return PAGE.format(
+        return PAGE.substitute(
             note=NOTE,
             numbers="".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in words.items()),
             pictures=_figure(shown, "as the network gets it") + _figure(overlays.overlaid(shown, cam), about),
