@@ -41,6 +41,9 @@ def filled(manifest=MANIFEST, about=ABOUT, record=RECORD):
     return pd.concat(tables).set_index(["of", "item"])
 
 
+BEFORE = filled()
+
+
 def test_all_44_items_of_claim_and_all_27_of_tripod_are_there():
     by_guideline = checklist.items().groupby("guideline")["item"].agg(list)
     assert by_guideline["CLAIM 2024"] == [str(number) for number in range(1, 45)]
@@ -50,7 +53,7 @@ def test_all_44_items_of_claim_and_all_27_of_tripod_are_there():
 
 
 def test_each_cell_says_where_it_is_from_or_that_you_must_write():
-    table = filled()
+    table = BEFORE
     known = table["records"] != ""
     assert set(table["state"]) == {*checklist.STATES.values(), checklist.MUST}
     assert (table["state"][~known] == checklist.MUST).all() and (table["state"][known] != checklist.MUST).all()
@@ -85,7 +88,7 @@ def test_a_filled_cell_changes_when_its_record_does_and_no_other_cell(field):
         after = filled(record=RECORD | {"settings": TrainSettings(model="densenet").model_dump()})
     else:
         after = filled(**({"about": changed(ABOUT, path)} if kind == "dataset" else {"record": changed(RECORD, path)}))
-    differs = set(after.index[after["records"] != filled()["records"]])
+    differs = set(after.index[after["records"] != BEFORE["records"]])
     of_field = checklist.items().set_index(["guideline", "item"])["fields"].str.split()
     names = {(guideline, item) for (guideline, item), fields in of_field.items() if field in fields}
     assert names <= differs
