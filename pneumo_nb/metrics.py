@@ -85,12 +85,6 @@ class Counts:
         return asdict(self) | {name: getattr(self, name) for name in named}
 
 
-def outcomes(labels: Sequence[int], called: Sequence[bool]) -> np.ndarray:
-    """For each radiograph "true positive", "false positive", "false negative" or "true negative": (images,)."""
-    y, q = np.asarray(labels, dtype=bool), np.asarray(called, dtype=bool)
-    return np.char.add(np.where(y == q, "true ", "false "), np.where(q, "positive", "negative"))
-
-
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else nan
 
@@ -128,10 +122,9 @@ def precision_recall(labels: Sequence[int], probabilities: Sequence[float]) -> p
 
     The last point, recall 0 and precision 1, is where nothing is called: a convention, at threshold infinity.
     """
-    if len(set(labels)) < 2:
-        return pd.DataFrame({"recall": [], "precision": [], "threshold": []})
-    precision, recall, thresholds = precision_recall_curve(labels, probabilities)
-    return pd.DataFrame({"recall": recall, "precision": precision, "threshold": [*thresholds, np.inf]})
+    both = len(set(labels)) == 2
+    precision, recall, thresholds = precision_recall_curve(labels, probabilities) if both else ([], [], [])
+    return pd.DataFrame({"recall": recall, "precision": precision, "threshold": [*thresholds, np.inf][: len(recall)]})
 
 
 def brier(labels: Sequence[int], probabilities: Sequence[float]) -> float:

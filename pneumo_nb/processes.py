@@ -1,4 +1,7 @@
-"""A function over many tasks in child processes. One that crashes, hangs or swells costs its task, never the run."""
+"""This machine's cores and memory, and a function over many tasks in child processes that share them.
+
+A task that crashes, hangs or swells costs itself, never the run.
+"""
 
 import ctypes
 import multiprocessing
@@ -15,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
 OUT_OF_MEMORY = 77  # exit code of a process whose task asked for more than it may have
 
 
@@ -46,12 +49,27 @@ class _Worker:
 LIMITS = Limits()
 
 
-def outcomes(
-    function: Callable[[Any], Any],
-    tasks: Iterable[Any],
-    workers: int,
-    limits: Limits = LIMITS,
-    imports: Iterable[str] = (),
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_memory(wanted: bool) -> None:
+    """Let this process keep the memory that it frees, or give all but small blocks back at once.
+
+    Work of one kind asks for the same blocks again, and to get them zeroed takes about as long as to compute what goes
+    into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself glibc keeps
+    blocks of up to 32 MiB; other C libraries are left as they are.
+    """
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell:
+        tell(MMAP_THRESHOLD, 2**20)
+        tell(MMAP_MAX, 0 if wanted else 2**16)
+        tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
+
+
+def spread(
+    function: Callable, tasks: Iterable[Any], workers: int, limits: Limits = LIMITS, imports: Iterable[str] = ()
 ) -> Iterator[tuple[Any, Any]]:
     """Each task with what `function` returned for it, or with Lost, in the order in which they end.
 
@@ -60,11 +78,11 @@ def outcomes(
     with the number of tasks. `imports` are modules that processes find loaded, so that they start within milliseconds.
     What `function` raises is raised here. ChildProcessError: no process can be started.
     """
-    start = _starter(function, limits, list(imports))
+    multiprocessing.set_forkserver_preload(list(imports))
     fresh, again, crew = iter(tasks), deque(), {}
     try:
         for _ in range(workers):
-            crew |= start()
+            crew |= _start(function, limits)
         while crew:
             for pipe in wait(list(crew)):
                 worker = crew[pipe]
@@ -73,7 +91,7 @@ def outcomes(
                 except (EOFError, OSError):
                     del crew[pipe]
                     result, error = _bury(worker, limits), None
-                    crew |= start()
+                    crew |= _start(function, limits)
                     if worker.tries == 1:
                         again.append(worker.task)
                         continue
@@ -95,18 +113,13 @@ def outcomes(
             _dismiss(worker)
 
 
-def _starter(function: Callable, limits: Limits, imports: list[str]) -> Callable[[], dict[Connection, _Worker]]:
+def _start(function: Callable, limits: Limits) -> dict[Connection, _Worker]:
     context = multiprocessing.get_context("forkserver")  # a fork of this process, which may have threads, might hang
-    context.set_forkserver_preload(imports)
-
-    def start() -> dict[Connection, _Worker]:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, function, limits), daemon=True)
-        process.start()
-        theirs.close()
-        return {ours: _Worker(process, ours)}
-
-    return start
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, function, limits), daemon=True)
+    process.start()
+    theirs.close()
+    return {ours: _Worker(process, ours)}
 
 
 def _dismiss(worker: _Worker) -> None:
@@ -121,16 +134,12 @@ def _bury(worker: _Worker, limits: Limits) -> Lost:
     code = worker.process.exitcode
     _dismiss(worker)
     if worker.tries == 0:
-        raise ChildProcessError(
-            "no process can be started to read files in (a script that prepares needs `if __name__ == '__main__':`)"
-        )
+        raise ChildProcessError("no process can be started (a script needs `if __name__ == '__main__':` around this)")
     if code in (-signal.SIGPROF, -signal.SIGALRM):
-        return Lost(
-            f"reading it took more than {limits.seconds if code == -signal.SIGPROF else limits.patience} seconds"
-        )
+        return Lost(f"it took more than {limits.seconds if code == -signal.SIGPROF else limits.patience} seconds")
     if code == OUT_OF_MEMORY:
-        return Lost(f"reading it took more than {limits.memory / 1e9:g} GB of memory")
-    return Lost(f"reading it ended the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+        return Lost(f"it took more than {limits.memory / 1e9:g} GB of memory")
+    return Lost(f"it ended its process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
 
 
 def _serve(pipe: Connection, function: Callable, limits: Limits) -> None:
@@ -166,10 +175,7 @@ def _confine(limits: Limits) -> None:
     for stream in (1, 2):
         os.dup2(silence, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(AttributeError):  # elsewhere than in glibc
-        # Keep what was freed: a third of the time with a radiograph goes into fresh pages.
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**30)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    keep_memory(True)
     if sys.platform == "linux":  # elsewhere the limit is not kept, or the size cannot be read
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -1,20 +1,30 @@
 """The parameters of every stage as validated models. Everything that the paper leaves unsaid is a named field here.
 
-A default is the paper's value where it prints one, and the reading nearest to the paper where it does not; each field
-says which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
+A default is the paper's value where it prints one, and the reading nearest to the paper where it does not: `in_force`
+shows which. Values may arrive as text (papermill passes `5e-5` and `true` as strings): they are parsed, never guessed.
 """
 
+import difflib
 import hashlib
 import json
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 
 class Settings(BaseModel):
     """Common ground: unknown names are refused, values are frozen and written with their defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _choice_from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Of a choice between numbers, such as `bits`, the one that a text names: pydantic parses all others itself."""
+        choices = get_args(cls.model_fields[info.field_name].annotation)
+        return next((choice for choice in choices if str(choice) == value), value)
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
@@ -55,9 +65,9 @@ def _sentence(cls: type[BaseModel], problem: Any) -> str:
 
 def seeds(value: Any) -> tuple[int, ...]:
     """Training seeds from a list, or from text such as "0,1,2"; a ValueError says what is wrong with others."""
-    parts = value.strip("[]() ").split(",") if isinstance(value, str) else list(value) if _listed(value) else [value]
+    parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
     try:
-        found = tuple(int(str(part)) for part in parts)
+        found = tuple(int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts]))
     except ValueError:
         found = ()
     if not found or min(found) < 0 or len(set(found)) < len(found):
@@ -72,23 +82,72 @@ def jobs(value: Any) -> int:
     return int(value)
 
 
-def _listed(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+def dataset_name(value: Any) -> str:
+    """The name of a dataset; a ValueError for a number: 0777 without quotes arrives as another one."""
+    if not isinstance(value, str):
+        raise ValueError(f"DATASET = {value!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
+    return value
 
 
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    return dataset == "phantom" or dataset.startswith("phantom-")
+    return dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
+
+
+SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
+COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
+
+
+def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
+    """A ValueError for the first name in capitals that is no parameter, with the nearest that is.
+
+    `names` may be all of a notebook's globals. MODEL and SEED are none: a notebook is about its model, and SEEDS holds
+    the seeds.
+    """
+    fields = {*PhantomSettings.model_fields, *PrepareSettings.model_fields, *TrainSettings.model_fields}
+    known = sorted({field.upper() for field in fields - {"model", "seed"}} | COMMON | set(own))
+    for name in (name for name in names if name.isupper() and name not in known):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+        right = f"did you mean {nearest[0]}?" if nearest else f"the parameters are {', '.join(known)}"
+        raise ValueError(f"there is no parameter {name}: {right}")
+
+
+def in_force(*stages: "Settings", **varied: Any) -> pd.DataFrame:
+    """All settings of these stages: *here*, what *the paper* says, *meaning*; a row each, by their names in capitals.
+
+    `varied` are the values of what the caller varies, to be shown instead of the one in `stages`.
+    """
+    rows = {
+        name.upper(): {
+            "here": ", ".join(map(str, varied[name])) if name in varied else str(value),
+            "the paper": (field.json_schema_extra or {}).get("paper", "not said"),
+            "meaning": field.description,
+        }
+        for stage in stages
+        for name, value in stage
+        for field in [type(stage).model_fields[name]]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+
+
+def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -> Any:
+    """A field: its meaning, and apart from it what the paper says; {} is the default, where the paper prints it."""
+    return Field(default, description=meaning, json_schema_extra={"paper": paper.format(default)}, **limits)
 
 
 class PhantomSettings(Settings):
-    """How many synthetic radiographs, and how large. The defaults are the smoke size; the paper's stand beside."""
+    """How many synthetic radiographs, how large, how ill. The defaults are the smoke size; the paper's stand beside."""
 
-    patients: int = Field(150, ge=10, description="radiographs, one for each patient (Section 2.1: 706)")
-    positives: int = Field(45, ge=2, description="with pneumoconiosis (Section 2.1: 142)")
-    width: int = Field(512, ge=128, description="pixels of the original (four times Section 2.1's 694: 2776)")
-    height: int = Field(530, ge=128, description="pixels of the original (four times Section 2.1's 719: 2876)")
+    patients: int = _field(360, "radiographs, one for each patient", "706 (2.1)", ge=10)
+    positives: int = _field(120, "with pneumoconiosis", "142 (2.1)", ge=2)
+    width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
+    height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
+    mix: Literal["marked", "screening"] = Field(
+        "marked",
+        description="disease of the positives, stages I, II, III and letters p, q, r: marked 12/28/60 % and 5/15/80 %;"
+        " screening 71/18/11 % (as in a coal mine, Han 2015) and 35/45/20 %; other shares are ours",
+    )
 
     @model_validator(mode="after")
     def _some_are_healthy(self) -> "PhantomSettings":
@@ -100,29 +159,23 @@ class PhantomSettings(Settings):
 class PrepareSettings(Settings):
     """From a source folder to a prepared dataset (Section 2.1)."""
 
-    voi: bool = Field(True, description="apply the file's VOI LUT or window (paper: not said)")
-    bits: Literal[8, 16] = Field(8, description="bits a pixel; 16 needs png (paper: jpg, hence 8)")
-    equalise: Literal["global", "clahe", "none"] = Field("global", description="histogram equalisation (Section 2.1)")
-    order: Literal["equalise_first", "downsize_first"] = Field(
-        "equalise_first", description="Section 2.1 says 'first ... second ...'"
+    voi: bool = _field(True, "apply the file's VOI LUT or window")
+    bits: Literal[8, 16] = _field(8, "bits a pixel; 16 needs png", "jpg, hence {} (2.1)")
+    polarity: Literal["shape", "photometric"] = _field(
+        "shape", "decides where PresentationLUTShape and PhotometricInterpretation differ"
     )
-    downsize: int = Field(4, ge=1, le=16, description="linear factor; 'one quarter' could also mean the area, then 2")
-    interpolation: Literal["area", "linear", "cubic", "nearest"] = Field("area", description="paper: not said")
-    format: Literal["jpg", "png"] = Field("jpg", description="Section 2.1: jpg")
-    quality: int = Field(95, ge=1, le=100, description="of the JPG (paper: not said)")
-    split: Literal["patient", "paper", "given"] = Field(
-        "patient",
-        description="patient: no patient on both sides; paper: by image (Section 2.1); given: a split column",
-    )
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="Section 2.1: four to one")
-    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training set; paper: none")
-    split_seed: int = Field(0, ge=0, description="paper: none given")
-    burned_in: Literal["list", "refuse", "ignore"] = Field(
-        "list", description="radiographs that seem to show text: keep and list, refuse, or do not look (not said)"
-    )
-    dates: Literal["none", "shifted"] = Field(
-        "none", description="shifted: by a secret number of days for each patient (paper: not said)"
-    )
+    equalise: Literal["global", "clahe", "none"] = _field("global", "histogram equalisation", "equalised (2.1)")
+    order: Literal["equalise_first", "downsize_first"] = _field("equalise_first", "what comes first", "{} (2.1)")
+    downsize: int = _field(4, "linear factor", "'one quarter' (2.1); of the area it would be 2", ge=1, le=16)
+    interpolation: Literal["area", "linear", "cubic", "nearest"] = _field("area", "in downsizing")
+    format: Literal["jpg", "png"] = _field("jpg", "of the prepared images", "{} (2.1)")
+    quality: int = _field(95, "of the JPG", ge=1, le=100)
+    split: Literal["patient", "paper", "given"] = _field("patient", "by patient, image, or as given", "by image (2.1)")
+    test_fraction: float = _field(0.2, "share of the testing set", "{}, four to one (2.1)", gt=0, lt=1)
+    validation_fraction: float = _field(0.0, "share of the training set that is set aside", "none", ge=0, lt=1)
+    split_seed: int = _field(0, "of the split", "none given", ge=0)
+    burned_in: Literal["list", "refuse", "ignore"] = _field("list", "radiographs that seem to show text")
+    dates: Literal["none", "shifted"] = _field("none", "shifted: by a secret number of days for each patient")
 
     @model_validator(mode="after")
     def _jpg_has_eight_bits(self) -> "PrepareSettings":
@@ -131,17 +184,8 @@ class PrepareSettings(Settings):
         return self
 
 
-DENSENET_FIELDS = {
-    "depth",
-    "blocks",
-    "bottleneck",
-    "growth_rate",
-    "reduction",
-    "reduction_reading",
-    "drop_rate",
-    "stem",
-    "checkpointing",
-}
+DENSENET_FIELDS = {"depth", "blocks", "bottleneck", "growth_rate", "reduction", "reduction_reading", "drop_rate"}
+DENSENET_FIELDS |= {"stem", "checkpointing"}
 
 
 def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
@@ -149,71 +193,60 @@ def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
 
     The stem, the transitions and the fully connected layer are blocks + 1 layers; the rest is shared out.
     """
-    around, per_layer = blocks + 1, 2 if bottleneck else 1
-    layers, left = divmod(depth - around, per_layer * blocks)
+    around, step = blocks + 1, blocks * (2 if bottleneck else 1)
+    layers, left = divmod(depth - around, step)
     if left or layers < 1:
-        below = max(layers, 1) * per_layer * blocks + around
-        raise ValueError(
-            f"depth = {depth} does not fit {blocks} dense blocks {'with' if bottleneck else 'without'} bottleneck:"
-            f" {below} and {below + per_layer * blocks} do"
-        )
+        below, how = max(layers, 1) * step + around, "with" if bottleneck else "without"
+        fit = f"{blocks} dense blocks {how} bottleneck: {below} and {below + step} do"
+        raise ValueError(f"depth = {depth} does not fit {fit}")
     return layers
 
 
 class TrainSettings(Settings):
     """One training run (Sections 2.2, 3.1 and 3.2)."""
 
-    model: Literal["resnet34", "densenet"] = Field("resnet34", description="Sections 2.2.1 and 2.2.2")
-    depth: int = Field(53, ge=1, description="of a DenseNet, in convolutions and linear layers (Table 3: 40, 64, 53)")
-    blocks: int = Field(4, ge=1, le=8, description="dense blocks (Figure 8: DenseNet53 has 4, the others 3)")
-    bottleneck: bool = Field(True, description="a 1x1 convolution before each 3x3 (Table 6: false and true)")
-    growth_rate: int = Field(12, ge=1, description="feature maps that a layer adds (paper: not said)")
-    reduction: float = Field(0.25, gt=0, le=1, description="of the channels in a transition (Table 5: 0.25, 0.5, 1)")
-    reduction_reading: Literal["multiply", "divide"] = Field(
-        "multiply", description="channels times reduction, rounded down, or over it, as Section 3.2.3 has it"
+    model: Literal["resnet34", "densenet"] = _field("resnet34", "network", "both (2.2.1, 2.2.2)")
+    depth: int = _field(53, "of a DenseNet: convolutions and linear layers", "40, 64, {} (Table 3)", ge=1)
+    blocks: int = _field(4, "dense blocks", "3, 3, {} (Figure 8)", ge=1, le=8)
+    bottleneck: bool = _field(True, "a 1x1 convolution before each 3x3", "False, {} (Table 6)")
+    growth_rate: int = _field(12, "feature maps that a layer adds", ge=1)
+    reduction: float = _field(0.25, "of the channels in a transition", "{}, 0.5, 1 (Table 5)", gt=0, le=1)
+    reduction_reading: Literal["multiply", "divide"] = _field("multiply", "channels times reduction, or over it")
+    drop_rate: float = _field(0.0, "dropout after each convolution but the stem", "{:g}, 0.25 (Table 4)", ge=0, lt=1)
+    stem: Literal["3x3", "7x7"] = _field("3x3", "7x7: stride 2, then pooling; much faster", "{} (Figures 6, 8)")
+    checkpointing: bool = _field(False, "layers computed twice to save memory; same results")
+    initial_weights: str = _field("scratch", "scratch, or a safetensors file")
+    channels: Literal[1, 3] = _field(3, "input channels, the grey image repeated")
+    image_size: int = _field(672, "pixels a side", "{} (3.1)", ge=16, le=4096)
+    fit: Literal["stretch", "pad", "crop"] = _field("stretch", "how a radiograph becomes square", "'resized' (3.1)")
+    normalisation: Literal["none", "dataset", "imagenet"] = _field("none", "whose mean and SD grey levels are put to")
+    norm_layer: Literal["batch", "group"] = _field("batch", "batch normalisation, or group", "batch (2.2.2)")
+    loss: Literal["label", "torch_mean", "eq7_literal", "focal", "sampler", "none"] = _field(
+        "label", "reading of Eq. 7 (notebook 02)", "'weights on each sample' (3.1)"
     )
-    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout after each convolution (Table 4: 0 and 0.25)")
-    stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3, stride 1 (Figures 6, 8); 7x7, stride 2, and pooling")
-    checkpointing: bool = Field(False, description="DenseNet layers computed twice to save memory; same results")
-    initial_weights: str = Field("scratch", description="scratch, or a safetensors file (paper: not said)")
-    channels: Literal[1, 3] = Field(3, description="input channels, the grey image repeated (paper: not said)")
-    image_size: int = Field(672, ge=16, le=4096, description="pixels a side (Section 3.1)")
-    fit: Literal["stretch", "pad", "crop"] = Field(
-        "stretch", description="how a radiograph becomes square (paper: 'resized into 672x672')"
-    )
-    normalisation: Literal["none", "dataset", "imagenet"] = Field(
-        "none", description="none: grey levels / 255; dataset: mean and SD of the training set (paper: not said)"
-    )
-    norm_layer: Literal["batch", "group"] = Field("batch", description="batch normalisation sees 2 images (not said)")
-    loss: Literal["label", "torch_mean", "eq7_literal", "focal", "sampler", "none"] = Field(
-        "label", description="reading of Eq. 7; see pneumo_nb.losses"
-    )
-    scale_factor: float = Field(5.0, gt=0, description="n of Eq. 7: weight of a positive (Section 3.1: 1 and 5)")
-    epochs: int = Field(40, ge=1, description="Section 3.1")
-    batch_size: int = Field(2, ge=1, description="Section 3.1")
-    learning_rate: float = Field(5e-5, gt=0, description="Adam (Section 3.1)")
-    weight_decay: float = Field(0.0, ge=0, description="Adam (paper: not said)")
-    flip: float = Field(0.5, ge=0, le=1, description="chance of a horizontal flip (Section 3.1: random)")
-    epoch_reported: Literal["last", "best_validation", "best_test"] = Field(
-        "last", description="paper: not said; best_test chooses on the set it reports and is optimistic"
-    )
-    threshold: float | Literal["youden", "recall90"] = Field(
-        0.5, description="on the probability of pneumoconiosis; a rule is applied to the validation part (not said)"
-    )
-    seed: int = Field(0, ge=0, description="of the initial weights, the order of images and the flips (paper: none)")
-    deterministic: bool = Field(True, description="the same algorithms in every run; false: the fastest on a GPU")
-    precision: Literal["float32", "tf32", "bf16"] = Field(
-        "float32", description="of a step's arithmetic: tf32 for GPUs, bf16 in training only (paper: not said)"
-    )
-    compile: bool = Field(False, description="join a step's operations by torch.compile: minutes first, faster then")
-    checkpoint_every: int = Field(  # how a run is kept safe is no part of it: left out of records and keys
-        1, ge=1, exclude=True, description="epochs that a stopped run may lose; saving large networks takes time"
-    )
+    scale_factor: float = _field(5.0, "n of Eq. 7: weight of a positive", "1, {:g} (3.1)", gt=0)
+    epochs: int = _field(40, "passes through the training set", "{} (3.1)", ge=1)
+    batch_size: int = _field(2, "radiographs a step", "{} (3.1)", ge=1)
+    learning_rate: float = _field(5e-5, "of Adam", "{} (3.1)", gt=0)
+    weight_decay: float = _field(0.0, "of Adam", ge=0)
+    flip: float = _field(0.5, "chance of a horizontal flip", "'random' (3.1)", ge=0, le=1)
+    epoch_reported: Literal["last", "best_validation", "best_test"] = _field("last", "best_test is optimistic")
+    threshold: float | Literal["youden", "recall90"] = _field(0.5, "a probability, or a rule on the validation part")
+    seed: int = _field(0, "of initial weights, order and flips", "none given", ge=0)
+    deterministic: bool = _field(True, "the same algorithms in every run; False: the fastest on a GPU")
+    precision: Literal["float32", "tf32", "bf16"] = _field("float32", "of the arithmetic; bf16 in training only")
+    compile: bool = _field(False, "join operations by torch.compile: minutes at first, faster then")
+    checkpoint_every: int = _field(1, "epochs that a stopped run may lose", ge=1, exclude=True)  # part of no key
 
     @model_validator(mode="after")
     def _layers_fit_their_blocks(self) -> "TrainSettings":
         layers_per_block(self.depth, self.blocks, self.bottleneck)
         return self
+
+    def resnet34(self, **changes: Any) -> "TrainSettings":
+        """The same training of a ResNet34: what only a DenseNet has goes back to its default, as it is part of keys."""
+        kept = {name: value for name, value in self if name not in DENSENET_FIELDS}
+        return self.of(**kept | {"model": "resnet34"} | changes)
 
     def architecture(self) -> dict[str, Any]:
         """What `models.build` needs to know but the seed; the fields of DenseNets only where they count."""

@@ -70,8 +70,8 @@ def _train(name: str, home: Path, epoch_reported: str) -> None:
         return counted(labels, settings, epoch)
 
     loop.batches = count
-    data = dataset.load(name, 32)
     settings = TrainSettings.of(epoch_reported=epoch_reported, **SETTINGS, **NETWORK)
+    data = dataset.load(name, settings)
     runs.load_or_train(settings, data, torch.device("cpu"), progress=False)
 
 
@@ -160,7 +160,7 @@ def read(path: Path) -> object:
     elif path.suffix == ".html":
         text = path.read_text()
         assert text.endswith("</html>\n"), "cut"
-        return re.sub("done in [0-9]+ s", "", text)
+        return re.sub("done in [0-9]+ s|[0-9-]{10} [0-9:]{5}|<!-- [0-9a-f]{64} -->", "", text)
     return path.read_bytes()
 
 

@@ -1,10 +1,14 @@
 """Made-up source files for the tests of the preparing stage."""
 
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
+import gdcm
 import numpy as np
 from openjpeg.utils import encode_array
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -57,16 +61,35 @@ def lut(entries: np.ndarray, bits: int, first=0) -> Sequence:
 def encode(header: Dataset, syntax: str) -> Dataset:
     """Hold the 12-bit pixels in another transfer syntax without loss."""
     values = np.frombuffer(header.PixelData, "<u2").reshape(header.Rows, header.Columns)
-    if syntax in (RLELossless, JPEGLSLossless):
+    if syntax == RLELossless:
         header.compress(syntax)
         return header
     if syntax == JPEG2000Lossless:
         header.PixelData = encapsulate([encode_array(values, bits_stored=12, photometric_interpretation=2)])
         header["PixelData"].is_undefined_length = True
+    elif syntax == JPEGLSLossless:
+        header["PixelData"] = _jpeg_ls(header)["PixelData"]
     elif syntax == ExplicitVRBigEndian:
         header.PixelData = values.astype(">u2").tobytes()
     header.file_meta.TransferSyntaxUID = syntax
     return header
+
+
+def _jpeg_ls(header: Dataset) -> Dataset:
+    """As GDCM encodes it, by way of a file."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    with TemporaryDirectory() as folder:
+        path = str(save(header, Path(folder) / "a.dcm"))
+        reader.SetFileName(path)
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLSLossless))
+        assert reader.Read()
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(path)
+        assert writer.Write()
+        return dcmread(BytesIO(Path(path).read_bytes()))
 
 
 def save(header: Dataset, path: Path) -> Path:

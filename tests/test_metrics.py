@@ -162,11 +162,3 @@ def test_a_corrected_logit_keeps_certainty_and_the_ranking():
     assert metrics.correct_logit([5 / 6], 5)[0] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="above 0"):
         metrics.correct_logit([0.5], 0)
-
-
-def test_outcomes_agree_with_the_counts():
-    labels, called = [1, 1, 0, 0, 0, 1], [True, False, True, False, False, True]
-    outcomes = metrics.outcomes(labels, called).tolist()
-    assert outcomes[:4] == ["true positive", "false negative", "false positive", "true negative"]
-    counts = metrics.Counts.of(labels, called)
-    assert [outcomes.count(name) for name in sorted(set(outcomes))] == [counts.fn, counts.fp, counts.tn, counts.tp]

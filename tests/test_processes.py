@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_nb.processes import Limits, Lost, outcomes
+from pneumo_nb.processes import Limits, Lost, spread
 
 LIMITS = Limits(seconds=1, patience=2, memory=300_000_000)
 
@@ -47,18 +47,18 @@ def die_once(folder: Path, task: str) -> str:
 
 
 REASONS = {
-    "crash": "ended the process (SIGSEGV)",
-    "leave": "ended the process (exit code 3)",
-    "work for ever": "reading it took more than",
+    "crash": "ended its process (SIGSEGV)",
+    "leave": "ended its process (exit code 3)",
+    "work for ever": "it took more than",
     "wait for ever": "more than 2 seconds",
     "swell": "more than 0.3 GB of memory",
-    "swell unseen": "ended the process (SIGSEGV)",
+    "swell unseen": "ended its process (SIGSEGV)",
 }
 
 
 def test_what_ends_a_process_costs_its_own_task_only():
     tasks = [name for bad in REASONS for name in (f"good before {bad}", bad, f"good after {bad}")]
-    found = dict(outcomes(act, tasks, workers=2, limits=LIMITS))
+    found = dict(spread(act, tasks, workers=2, limits=LIMITS))
     assert sorted(found) == sorted(tasks)
     for task, result in found.items():
         if task in REASONS:
@@ -68,19 +68,19 @@ def test_what_ends_a_process_costs_its_own_task_only():
 
 
 def test_a_process_ended_from_outside_costs_nothing(tmp_path):
-    assert dict(outcomes(partial(die_once, tmp_path), "abcdef", workers=2)) == {letter: letter for letter in "abcdef"}
+    assert dict(spread(partial(die_once, tmp_path), "abcdef", workers=2)) == {letter: letter for letter in "abcdef"}
 
 
 def test_an_error_is_raised_and_all_processes_end():
     before = children()
     with pytest.raises(OSError, match="No space left"):
-        list(outcomes(act, ["a", "fill the disk", *"bcdefgh"], workers=2))
+        list(spread(act, ["a", "fill the disk", *"bcdefgh"], workers=2))
     assert children() <= before
 
 
 def test_leaving_early_ends_all_processes():
     before = children()
-    for task, result in outcomes(act, "abcdefgh", workers=2):
+    for task, result in spread(act, "abcdefgh", workers=2):
         assert result == task.upper()
         break
     assert children() <= before
@@ -94,16 +94,24 @@ def children() -> set[int]:
     return {int(pid) for pid, parent, _ in rows if parent in servers}
 
 
-def test_no_tasks_no_outcomes():
-    assert list(outcomes(act, [], workers=2)) == []
+def test_few_tasks_are_ever_waiting():
+    asked, done = [], 0
+    for _ in spread(act, (asked.append(letter) or letter for letter in "abcdefghijkl"), workers=2):
+        done += 1
+        assert len(asked) <= done + 3
+    assert done == 12
+
+
+def test_no_tasks_no_results():
+    assert list(spread(act, [], workers=2)) == []
 
 
 SCRIPT = """
 import sys
-from test_guarded import act
-from pneumo_nb.processes import outcomes
+from test_processes import act
+from pneumo_nb.processes import spread
 {guard}
-    for task, result in outcomes(act, sys.argv[1:], workers=1):
+    for task, result in spread(act, sys.argv[1:], workers=1):
         print(task, result, flush=True)
 """
 
@@ -140,4 +148,4 @@ def group(leader: int) -> list[str]:
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     printed, errors = start(tmp_path, "a", guard="if True:").communicate(timeout=60)
-    assert printed == "" and "a script that prepares needs `if __name__ == '__main__':`" in errors
+    assert printed == "" and "a script needs `if __name__ == '__main__':`" in errors

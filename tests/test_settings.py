@@ -45,9 +45,48 @@ def test_sixteen_bits_need_png():
     assert PrepareSettings.of(bits=16, format="png").bits == 16
 
 
-def test_every_field_says_where_it_comes_from():
-    for model in (TrainSettings, PrepareSettings, settings.PhantomSettings):
-        assert all(field.description for field in model.model_fields.values())
+@pytest.mark.parametrize("text", ["16", "8"])
+def test_a_choice_between_numbers_is_read_from_text(text):
+    assert PrepareSettings.of(bits=text, format="png") == PrepareSettings.of(bits=int(text), format="png")
+    with pytest.raises(ValueError, match="channels = '2': input should be 1 or 3"):
+        TrainSettings.of(channels="2")
+
+
+@pytest.mark.parametrize("model", [TrainSettings, PrepareSettings, settings.PhantomSettings])
+def test_every_value_survives_as_text(model):
+    assert model.of(**{name: str(value) for name, value in model()}) == model()
+
+
+def test_settings_in_force_show_the_value_here_the_papers_and_the_meaning():
+    table = settings.in_force(TrainSettings.of(epochs=7), PrepareSettings(), seed=(0, 1))
+    assert table.loc["EPOCHS", ["here", "the paper"]].tolist() == ["7", "40 (3.1)"]
+    assert table.loc["SEED", "here"] == "0, 1" and table.loc["GROWTH_RATE", "the paper"] == "not said"
+    assert set(table.index) == {
+        name.upper() for model in (TrainSettings, PrepareSettings) for name in model.model_fields
+    }
+    assert table["meaning"].str.len().between(5, 100).all() and (table["here"] != "").all()
+
+
+def test_only_parameters_are_named_in_capitals():
+    named = {"DATASET": 1, "SEEDS": 1, "PATIENTS": 1, "BITS": 1, "EPOCHS": 1, "DROP_RATES": 1, "np": 1, "_": 1, "In": 1}
+    settings.refuse_unknown(named, ["DROP_RATES"])
+    for wrong, right in (
+        ("EPOCH", "EPOCHS"),
+        ("LERNING_RATE", "LEARNING_RATE"),
+        ("SEED", "SEEDS"),
+        ("DROP_RATES", "DROP"),
+    ):
+        with pytest.raises(ValueError, match=f"no parameter {wrong}: did you mean {right}"):
+            settings.refuse_unknown([*sorted(named.keys() - {"DROP_RATES"}), wrong])
+    with pytest.raises(ValueError, match=r"no parameter MODEL: the parameters are BATCH_SIZE, .*, WIDTH$"):
+        settings.refuse_unknown(["MODEL"])
+
+
+def test_a_dataset_is_named_by_text():
+    assert settings.dataset_name("0777") == "0777"
+    for ask in (settings.dataset_name, settings.is_phantom):
+        with pytest.raises(ValueError, match="511 is a number: write the name in quotes"):
+            ask(0o777)
 
 
 def test_equal_settings_have_equal_digests_and_others_do_not():
@@ -80,3 +119,8 @@ def test_phantoms_are_told_by_their_name():
         False,
         False,
     ]
+
+
+def test_a_resnet34_keeps_all_but_what_only_a_densenet_has():
+    base = TrainSettings.of(model="densenet", stem="7x7", reduction=0.5, epochs=3, checkpoint_every=2)
+    assert base.resnet34(scale_factor=1) == TrainSettings.of(epochs=3, checkpoint_every=2, scale_factor=1)

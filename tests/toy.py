@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from pneumo_nb import paths
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset
 
 HEADER = "image_id,file,patient_id,label,stage,split,width,height,sha256\n"
 
@@ -34,6 +36,11 @@ def prepared(name: str = "toy", images: int = 24, seed: int = 0, validation: int
     parts = {"train": {"0": 1, "1": 1}, "test": {"0": 1, "1": 1}}  # both classes; the numbers are not looked at
     (folder / "dataset.json").write_text(json.dumps({"hash": f"{name}-{seed}", "counts": {"parts": parts}}))
     return name
+
+
+def load(name: str = "toy", image_size: int = 32, fit: str = "stretch") -> dataset.Dataset:
+    """A prepared dataset as settings of that image size and fit load it."""
+    return dataset.load(name, TrainSettings.of(image_size=image_size, fit=fit))
 
 
 def masks(name: str = "toy", images: int = 24) -> None:

@@ -1,63 +1,24 @@
-"""The patient before the beam: analytic bodies of a chest, as millimetres of each tissue along every ray.
-
-Coordinates are millimetres in the plane of the detector, x to the right of the picture (the patient's left), y down,
-the origin in its middle. Two kinds of body are enough: a *pillow*, an outline whose thickness swells inwards as an
-ellipsoid's does, and a *tube* around a curve, solid (vessel) or a shell (rib). The outlines below are a medium adult;
-`Build` says how a patient departs from it.
-"""
+"""The patient before the beam: a chest, a medium adult's but for his `Build`, as mm of each tissue along every ray."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-FIELD_MM = (416.0, 431.0)  # width and height: 2776 x 2876 pixels of 0.15 mm
+from pneumo_nb.phantom.bodies import Build, pillow, samples_along, tube, tubes
 
 # Outlines in mm, clockwise; those of one side are given for the right of the picture and mirrored.
-TORSO = [
-    (54, -250),
-    (58, -196),
-    (86, -176),
-    (140, -164),
-    (166, -140),
-    (168, -90),
-    (163, -40),
-    (160, 10),
-    (157, 80),
-    (160, 150),
-    (166, 250),
-]
-ARM = [
-    (96, -166),
-    (150, -170),
-    (196, -150),
-    (216, -104),
-    (226, -20),
-    (236, 90),
-    (192, 100),
-    (180, 20),
-    (172, -40),
-    (150, -90),
-    (110, -110),
-]
+TORSO = [(52, -310), (58, -196), (86, -176), (140, -164), (166, -140), (168, -90), (163, -40), (160, 10)]
+TORSO += [(157, 80), (160, 150), (168, 310)]
+ARM = [(96, -166), (150, -170), (196, -150), (216, -104), (226, -20), (236, 90), (192, 100), (180, 20)]
+ARM += [(172, -40), (150, -90), (110, -110)]
 LUNG = [(46, -152), (72, -140), (95, -108), (113, -62), (124, -8), (130, 45), (132, 88), (131, 116), (128, 119)]
-DIAPHRAGM = [(119, 100), (98, 84), (70, 76), (44, 80), (14, 92)]
+DIAPHRAGM = [(119, 100), (98, 80), (70, 70), (44, 74), (14, 88)]
 MEDIAL = [(8, 40), (8, -50), (12, -100), (24, -140)]
-MEDIASTINUM = [(-20, -230), (20, -230), (21, -136), (24, -95), (25, -60), (32, -22), (30, 110), (-24, 110), (-24, 10)]
+MEDIASTINUM = [(-20, -310), (20, -310), (21, -136), (24, -95), (25, -60), (32, -22), (30, 110), (-24, 110), (-24, 10)]
 MEDIASTINUM += [(-28, -30), (-25, -75), (-26, -110), (-21, -140)]
-HEART = [
-    (10, -42),
-    (34, -28),
-    (52, 0),
-    (72, 38),
-    (84, 72),
-    (76, 104),
-    (20, 112),
-    (-26, 100),
-    (-42, 70),
-    (-40, 34),
-    (-26, 0),
-]
+HEART = [(10, -42), (34, -28), (52, 0), (72, 38), (84, 72), (76, 104), (20, 112), (-26, 100), (-42, 70)]
+HEART += [(-40, 34), (-26, 0)]
 AORTIC_KNOB, AORTIC_KNOB_MM = (22, -68), 17
 SCAPULA = [(104, -136), (160, -132), (158, -112), (140, -72), (128, -16), (119, -14), (110, -60)]
 CLAVICLE = [(15, -122), (40, -131), (75, -141), (112, -158), (150, -168)]
@@ -66,61 +27,6 @@ BREAST = [(40, 20), (92, -20), (140, 0), (158, 50), (146, 92), (114, 108), (76, 
 SPINE_MM = ([15, 18, 24, 28], [13, 15.5, 18, 21], [3, 3.5, 5, 8])  # height, half width and gap, from the neck down
 FINEST_VESSEL_MM = 0.55
 STOMACH = [(40, 100), (66, 92), (90, 104), (84, 124), (56, 128), (42, 118)]
-
-
-@dataclass(frozen=True)
-class Build:
-    """How one patient, standing so on one day, departs from the medium adult; positives and negatives alike."""
-
-    wide: float  # factor on all widths
-    long: float  # factor on all heights
-    thick: float  # factor on the depth of the trunk
-    breath: float  # mm by which the diaphragm is lower than usual
-    tilt: float  # degrees in the plane of the detector
-    turn: float  # mm by which what lies in front is shifted against the spine: rotation about the long axis
-    shift: tuple[float, float]  # mm
-    breast: float  # mm of breast tissue, 0 for none
-    fat: float  # share of adipose tissue in the soft tissue of the trunk
-    heart: float  # factor on the width of the heart
-    arms: float  # mm by which the arms are held away
-
-    grid_mm: float  # of the grid that the bodies are drawn on
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, grid_mm: float) -> "Build":
-        """A patient of the population that comes to this X-ray room."""
-        size = rng.normal(0, 0.03)
-        return cls(
-            wide=np.clip(1.12 + size + rng.normal(0, 0.025), 0.96, 1.26),
-            long=np.clip(1.06 + size + rng.normal(0, 0.025), 0.92, 1.18),
-            thick=np.clip(rng.normal(1.0, 0.12), 0.75, 1.35),
-            breath=rng.normal(0, 6),
-            tilt=rng.normal(0, 1.5),
-            turn=rng.normal(0, 3.5),
-            shift=(rng.normal(0, 4), rng.normal(4, 5)),
-            breast=rng.uniform(12, 45) if rng.random() < 0.4 else 0.0,
-            fat=rng.uniform(0.1, 0.5),
-            heart=np.clip(rng.normal(1.0, 0.1), 0.8, 1.3),
-            arms=rng.uniform(-12, 25),
-            grid_mm=grid_mm,
-        )
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns that cover the field."""
-        return round(FIELD_MM[1] / self.grid_mm), round(FIELD_MM[0] / self.grid_mm)
-
-    def to_grid(self, points) -> np.ndarray:
-        """Body millimetres (n, 2) -> grid columns and rows (n, 2), by the patient's size and pose."""
-        angle = np.radians(self.tilt)
-        turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        placed = np.asarray(points, float) * (self.wide, self.long) @ turned + self.shift
-        return placed / self.grid_mm + (np.array(self.grid[::-1]) - 1) / 2
-
-    def at_heights(self, heights_mm, values) -> np.ndarray:
-        """Values given at heights of the body, for every row of the grid: (rows, 1)."""
-        rows = (np.arange(self.grid[0]) + 0.5) * self.grid_mm - FIELD_MM[1] / 2 - self.shift[1]
-        return np.interp(rows / self.long, heights_mm, values)[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -141,102 +47,13 @@ def chest(rng: np.random.Generator, grid_mm: float = 0.65) -> Chest:
     trunk = _trunk(build, rng)
     heart = _heart_and_mediastinum(build, rng)
     lung = np.stack([np.maximum(_lung(build, side, rng) - heart, 0) for side in (-1, 1)])
-    bone = _bones(build, rng)
+    bone = np.minimum(_bones(build, rng), trunk)
     blood = sum(_vessels(build, side, rng) for side in (-1, 1))
-    air = _air(build, rng)
     aerated = lung.sum(0)
     blood = np.minimum(blood + _veil(build, grain) * np.sqrt(aerated / 100), 0.6 * aerated)
-    bone = np.minimum(bone, trunk)
-    rest = np.maximum(trunk - np.maximum(aerated, air) - bone, 0)
+    rest = np.maximum(trunk - np.maximum(aerated, _air(build, rng)) - bone, 0)
     parts = (rest * np.float32(1 - build.fat), rest * np.float32(build.fat), bone, blood)
     return Chest(*(cv2.GaussianBlur(part, (0, 0), 0.45 / grid_mm) for part in parts), lung, build)
-
-
-def curve(points, closed: bool = False, steps: int = 12) -> np.ndarray:
-    """A smooth curve through the points (Catmull-Rom), `steps` samples for each piece: (n, 2)."""
-    p = np.asarray(points, float)
-    p = np.vstack([p[-1:], p, p[:2]]) if closed else np.vstack([2 * p[0] - p[1], p, 2 * p[-1] - p[-2]])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
-    pieces = b + t * (c - a) / 2 + t**2 * (a - 2.5 * b + 2 * c - d / 2) + t**3 * (3 * (b - c) + d - a) / 2
-    line = pieces.transpose(1, 0, 2).reshape(-1, 2)
-    return line if closed else np.vstack([line, p[-2]])
-
-
-def pillow(build: Build, corners, thickness: float, rounding: float, smooth: bool = True) -> np.ndarray:
-    """Path length in mm through a body with this outline, full thickness `rounding` mm inside."""
-    outline = build.to_grid(curve(corners, closed=True) if smooth else corners)
-    first = np.clip(np.floor(outline.min(0)).astype(int) - 2, 0, np.array(build.grid[::-1]) - 4)
-    last = np.clip(np.ceil(outline.max(0)).astype(int) + 3, first + 4, build.grid[::-1])
-    inside = np.zeros((last - first)[::-1], np.uint8)
-    cv2.fillPoly(inside, [np.round((outline - first) * 16).astype(np.int32)], 1, shift=4)
-    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) * np.float32(build.grid_mm / rounding)
-    path = np.zeros(build.grid, np.float32)
-    path[first[1] : last[1], first[0] : last[0]] = thickness * np.sqrt(1 - (1 - np.minimum(depth, 1)) ** 2)
-    return path
-
-
-def tube(target: np.ndarray, build: Build, points, radius, **shape) -> None:
-    """Add to `target` the path length in mm through a tube around a smooth curve; see `tubes`."""
-    tubes(target, build, [_samples(build, curve(points), radius)], **shape)
-
-
-def tubes(target: np.ndarray, build: Build, lines: list, cortex: float = 0.0, flat: float = 1.0) -> None:
-    """Add the path length through tubes, given as `_samples`, that hardly cross each other.
-
-    A `cortex` of that many mm makes them bones: shells of compact bone, with a quarter of it in their marrow. `flat` is
-    their depth over their height.
-    """
-    samples = np.concatenate(lines)
-    reach = samples[:, 4].max() + 2
-    first = np.maximum(np.floor(samples[:, :2].min(0) - reach).astype(int), 0)
-    last = np.minimum(np.ceil(samples[:, :2].max(0) + reach).astype(int) + 1, build.grid[::-1])
-    samples = samples[np.all((samples[:, :2] >= first) & (samples[:, :2] < last - 1), axis=1)]
-    if not len(samples):
-        return
-    samples = samples - np.array([*first, 0, 0, 0, 0], np.float32)
-    row, column, nearest = _near(samples, (last - first)[::-1], reach)
-    x, y, along_x, along_y, radius, stretch = samples[nearest].T
-    dx, dy = column - x, row - y
-    beyond = np.maximum(np.abs(dx * along_x + dy * along_y) - 1, 0)  # a tube ends with its line
-    across = np.hypot(dx * along_y - dy * along_x, beyond)
-    wide = np.maximum(radius, 0.8)  # thinner than the grid: as much tissue, spread over a pixel
-    path = _chord(across, wide) * (radius / wide) ** 2
-    if cortex:
-        path = path - 0.75 * _chord(across, np.maximum(wide - cortex / build.grid_mm, 0))
-    target[row + first[1], column + first[0]] += path * stretch * np.float32(flat * build.grid_mm)
-
-
-def _chord(across: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    return 2 * np.sqrt(np.maximum(radius**2 - across**2, 0))
-
-
-def _samples(build: Build, line: np.ndarray, radius, stretch=1.0) -> np.ndarray:
-    """A sample about every pixel along a line in mm: (n, 6) of place and direction on the grid, radius and stretch.
-
-    `radius` in mm and `stretch`, by which rays are longer where the tube runs along the beam, are given from its start
-    to its end.
-    """
-    line = build.to_grid(line)
-    way = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    at = np.linspace(0, way[-1], max(int(way[-1]) + 1, 3))
-    place = np.stack([np.interp(at, way, line[:, 0]), np.interp(at, way, line[:, 1])])
-    along = np.stack([np.gradient(place[0]), np.gradient(place[1])])
-    along /= np.hypot(*along) + 1e-9
-    given = [np.interp(at / way[-1], np.linspace(0, 1, np.size(v)), np.ravel(v)) for v in (radius, stretch)]
-    return np.stack([*place, *along, given[0] / build.grid_mm, given[1]], axis=1).astype(np.float32)
-
-
-def _near(samples: np.ndarray, shape, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels within reach of any sample, and the index of the sample nearest to each."""
-    column, row = np.round(samples[:, :2]).astype(int).T
-    away = np.ones(shape, np.uint8)
-    away[row, column] = 0
-    distance, marks = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    sample = np.zeros(marks.max() + 1, int)
-    sample[marks[row, column]] = np.arange(len(samples))
-    row, column = np.nonzero(distance < reach)
-    return row, column, sample[marks[row, column]]
 
 
 def _varied(points, rng: np.random.Generator, mm: float) -> np.ndarray:
@@ -256,7 +73,7 @@ def _trunk(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Depth of the patient: neck, shoulders, chest, abdomen, breasts, arms."""
     half = _varied(TORSO, rng, 2.5) * (1 + 0.25 * (build.thick - 1), 1)
     body = pillow(build, np.vstack([half, half[::-1] * (-1, 1)]), build.thick, 150)
-    body *= build.at_heights([-215, -165, -100, 0, 90, 215], [125, 150, 200, 225, 240, 250])
+    body *= build.at_heights([-215, -165, -100, 0, 90, 215], [125, 150, 200, 222, 224, 228])
     for side in (-1, 1):
         arm = pillow(build, _mirrored(_moved(_varied(ARM, rng, 3), build.arms, 0), side), 105 * build.thick, 44)
         body = (body**4 + arm**4) ** 0.25
@@ -268,7 +85,7 @@ def _trunk(build: Build, rng: np.random.Generator) -> np.ndarray:
 
 def _lung(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
     """Depth of one lung as if there were no heart; the patient's right diaphragm stands higher."""
-    bottom = _moved(DIAPHRAGM, 0, build.breath + (9 if side > 0 else -3) + rng.normal(0, 4))
+    bottom = _moved(DIAPHRAGM, 0, build.breath + (6 if side > 0 else -3) + rng.normal(0, 7))
     wall = _varied(LUNG, rng, 1.3) + np.interp(np.arange(len(LUNG)), [4, 7], [0, 1])[:, None] * (0, build.breath)
     dome = np.vstack([wall, _varied(bottom, rng, 1.5), MEDIAL])
     behind = np.vstack([wall[:-1], (126, 160), (14, 160), MEDIAL])  # the wall curves in; the dome cuts sharply
@@ -278,8 +95,8 @@ def _lung(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
 
 def _heart_and_mediastinum(build: Build, rng: np.random.Generator) -> np.ndarray:
     """What takes the place of lung between the lungs: heart, great vessels, the aorta down along the spine."""
-    heart = _moved(_varied(HEART, rng, 2.0) * (build.heart, 1), build.turn, 0.3 * build.breath)
-    depth = pillow(build, heart, 112 * build.thick, 48)
+    heart = _moved(_varied(HEART, rng, 2.0) * (build.heart, 1), build.turn + build.lean, 0.3 * build.breath)
+    depth = pillow(build, heart, 150 * build.thick, 38)
     middle = pillow(build, _moved(_varied(MEDIASTINUM, rng, 1.5), 0.5 * build.turn, 0), 190, 24)
     depth += middle * build.at_heights([-160, -100, -30], [0.4, 0.7, 1])
     knob = _moved(AORTIC_KNOB, 0.5 * build.turn, rng.normal(0, 4))
@@ -292,7 +109,7 @@ def _air(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Air with no tissue in it: trachea, main bronchi, the bubble in the stomach."""
     air = np.zeros(build.grid, np.float32)
     fork = np.array([1 + 0.4 * build.turn, -52 + rng.normal(0, 4)])
-    tube(air, build, [(0, -235), (1 + 0.4 * build.turn, -140), fork], 8.5)
+    tube(air, build, [(0, -310), (1 + 0.4 * build.turn, -140), fork], 8.5)
     tube(air, build, [fork, _moved(fork, -16, 18), _moved(fork, -30, 34)], [6.5, 4])
     tube(air, build, [fork, _moved(fork, 20, 16), _moved(fork, 38, 28)], [5.5, 3.5])
     air = np.minimum(air, 17)
@@ -312,24 +129,24 @@ def _bones(build: Build, rng: np.random.Generator) -> np.ndarray:
         blade = _mirrored(_moved(_varied(SCAPULA, rng, 2), rng.uniform(0, 18), 0), side)
         bone += pillow(build, blade, 2.5, 5)
         tube(bone, build, blade[[1, 2, 3, 4]], [4, 3, 3], cortex=1.2)
-        upper = _mirrored(_moved(HUMERUS, build.arms, 0), side)
-        tube(bone, build, upper, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
+        arm = _mirrored(_moved(HUMERUS, build.arms, 0), side)
+        tube(bone, build, arm, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
     return bone * np.float32(rng.uniform(0.75, 1.15))  # from old to young
 
 
 def _spine(build: Build, rng: np.random.Generator) -> np.ndarray:
     """Vertebral bodies with their end plates, pedicles and spinous processes, from the neck down."""
     bone, rims, arches = np.zeros(build.grid, np.float32), [], []
-    bend, y = rng.normal(0, 3), -232.0
-    while y < 230:
+    bend, y = rng.normal(0, 3), -310.0
+    while y < 300:
         tall, half, gap = (np.interp(y, [-230, -130, 100, 220], v) for v in SPINE_MM)
         x = bend * np.sin(y / 90) - 0.5 * build.turn
         body = np.array([(-1, 0), (1, 0), (0.88, 0.5), (1, 1), (-1, 1), (-0.88, 0.5)]) * (half, tall) + (x, y)
         bone += pillow(build, body, 9.5, 3, smooth=False)
-        rims.append(_samples(build, np.vstack([body, body[:1]]), 1.0))
-        arches.append(_samples(build, np.array([(x, y + 0.7 * tall), (x, y + 1.15 * tall)]), [3.2, 2.4]))
-        for beside in (x - 0.62 * half, x + 0.62 * half):
-            arches.append(_samples(build, np.array([(beside, y + 0.25 * tall), (beside, y + 0.55 * tall)]), 3.0))
+        rims.append(samples_along(build, np.vstack([body, body[:1]]), 1.0))
+        pedicles = [(x + 0.62 * beside, 0.25, 0.55, 3.0) for beside in (-half, half)]
+        for at, top, end, radius in [(x, 0.7, 1.15, [3.2, 2.4]), *pedicles]:
+            arches.append(samples_along(build, np.array([(at, y + top * tall), (at, y + end * tall)]), radius))
         y += tall + gap
     tubes(bone, build, rims)
     tubes(bone, build, arches, cortex=1.1, flat=1.8)
@@ -351,7 +168,7 @@ def _ribs(bone: np.ndarray, build: Build, side: int, rng: np.random.Generator) -
         seen = np.hypot(np.gradient(x), np.gradient(y))
         stretch = np.minimum(np.hypot(seen, np.gradient(deep * np.cos(turn))) / seen, 2.2)
         high = 6.2 * np.interp(turn / end, [0, 0.2, 0.6, 0.93, 1], [0.8, 1, 0.95, 1.15, 1.0])
-        line = _samples(build, _mirrored(np.stack([x, y], 1), side), high, stretch)
+        line = samples_along(build, _mirrored(np.stack([x, y], 1), side), high, stretch)
         tubes(bone, build, [line], cortex=1.1, flat=0.5)
 
 
@@ -359,13 +176,8 @@ def _vessels(build: Build, side: int, rng: np.random.Generator) -> np.ndarray:
     """The pulmonary vessels of one side: trees that leave the hilum and taper as they fork."""
     blood, full = np.zeros(build.grid, np.float32), rng.uniform(0.85, 1.2)
     hilum = np.array([side * 30 + 0.4 * build.turn, -22 if side > 0 else -12])
-    tube(
-        blood,
-        build,
-        [_moved(hilum, 0, -8), _moved(hilum, side * 8, 8), _moved(hilum, side * 13, 30)],
-        np.array([10, 11, 7]) * full,
-        flat=1.0,
-    )
+    artery = [_moved(hilum, 0, -8), _moved(hilum, side * 8, 8), _moved(hilum, side * 13, 30)]
+    tube(blood, build, artery, np.array([10, 11, 7]) * full)
     degrees = np.array([-78, -52, -28, -5, 18, 38, 55, 72])
     ahead = np.radians(degrees + rng.normal(0, 7, 8))
     start = hilum + np.stack([side * rng.uniform(0, 9, 8), np.clip(degrees, -14, 26) + rng.normal(0, 2, 8)], 1)

@@ -3,24 +3,25 @@
 import csv
 import hashlib
 import json
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
+from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pneumo_nb import paths, processes
-from pneumo_nb.phantom.radiograph import VERSION, Phantom, labels, refuse_size, render
+from pneumo_nb.phantom.disease import labels, refuse_mix
+from pneumo_nb.phantom.radiograph import VERSION, Phantom, refuse_size, render
 
 FAMILY = ("Mockford", "Fakely", "Sampleton", "Phantomas", "Dummerby", "Pretendson", "Fictius", "Nonesuch")
 GIVEN = {
     "F": ("Vera", "Imagina", "Fabula", "Chimera", "Nova", "Virtua", "Mira", "Simula"),
     "M": ("Hypo", "Pseudo", "Placebo", "Nemo", "Fingus", "Quasi", "Ersatz", "Mendax"),
 }
+COLUMNS = ["file", "label", "patient_id", "stage", "lung_mask", "opacity_mask"]
+COLUMNS += ["profusion", "letter", "large", "diameter_mm", "largest_mm"]
 
 
 def write(
@@ -32,77 +33,55 @@ def write(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    mix: str = "marked",
 ) -> Path:
     """Write a data set of synthetic radiographs, whole or not at all; the same arguments give the same bytes.
 
-    `folder` gets radiographs/*.dcm, masks/lungs/*.png and masks/opacities/*.png (0 and 255), labels.csv (file, label,
-    patient_id, stage, lung_mask, opacity_mask) and phantom.json. A folder finished with these settings is left alone.
-    `workers` processes share the work (as many as there are cores; 1 uses none); `progress(done, patients)` is called
-    after each radiograph. ValueError, in one line, for impossible numbers and for a folder that holds something else.
+    `folder` gets radiographs/*.dcm, masks/lungs/*.png and masks/opacities/*.png (0 and 255), labels.csv (COLUMNS; see
+    `_truth`) and phantom.json. A folder finished with these settings is left alone. `workers` processes share the work
+    (by default one for each core); `progress(done, patients)` is called after each radiograph. `mix` is the mix of
+    disease among the positives (disease.MIXES); who is positive does not depend on it. ValueError, in one line, for
+    impossible numbers and for a folder that holds something else; ChildProcessError: a process that draws ended early.
     """
-    folder, truth = Path(folder), labels(patients, positives, seed)
+    folder, positive = Path(folder), labels(patients, positives, seed)
     refuse_size(width, height)
-    settings = {
-        "generator": "pneumo_nb.phantom",
-        "version": VERSION,
-        "patients": patients,
-        "positives": positives,
-    }
-    settings |= {"width": width, "height": height, "seed": seed}
+    refuse_mix(mix)
+    settings = {"generator": "pneumo_nb.phantom", "version": VERSION, "patients": patients, "positives": positives}
+    settings |= {"width": width, "height": height, "seed": seed, "mix": mix}
     if folder.exists():
         _refuse_other(folder, settings)
         return folder
     with paths.whole(folder) as beside:
         for part in ("radiographs", "masks/lungs", "masks/opacities"):
             (beside / part).mkdir(parents=True)
-        tasks = [(beside, index, bool(label), width, height, seed) for index, label in enumerate(truth)]
-        rows = []
-        for row in _done(tasks, workers or _cores()):
+        one, rows = partial(_write_one, beside, width, height, seed, mix), []
+        for _, row in processes.spread(one, enumerate(positive), workers or processes.cores(), imports=[__name__]):
+            if isinstance(row, processes.Lost):
+                raise ChildProcessError(f"a radiograph of the phantom could not be drawn: {row.reason}")
             rows.append(row)
             if progress:
                 progress(len(rows), patients)
         with (beside / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["file", "label", "patient_id", "stage", "lung_mask", "opacity_mask"])
-            table.writerows(sorted(rows))
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
         (beside / "phantom.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n")
     return folder
 
 
 def _refuse_other(folder: Path, settings: dict) -> None:
     try:
-        found = json.loads((folder / "phantom.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads((folder / "phantom.json").read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
         raise ValueError(f"{folder.name!r} exists and is no finished phantom: name a new folder") from None
     if found != settings:
-        names = sorted(name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name])
-        raise ValueError(
-            f"{folder.name!r} holds a phantom of another {', '.join(names)}: name a new folder or remove it"
-        )
+        other = ", ".join(sorted(name for name in settings if found.get(name) != settings[name]))
+        raise ValueError(f"{folder.name!r} holds a phantom of another {other}: name a new folder or remove it")
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _done(tasks: list[tuple], workers: int) -> Iterator[tuple]:
-    """A row of the table for each task, as the radiographs get written."""
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(_write_one, tasks)
-        return
-    # spawned, not forked: a notebook's kernel has threads
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
-        yield from pool.map(_write_one, tasks)
-
-
-def _start_worker() -> None:
+def _write_one(folder: Path, width: int, height: int, seed: int, mix: str, task: tuple[int, int]) -> tuple:
+    """Write one radiograph and its masks; returns its row of labels.csv."""
     cv2.setNumThreads(1)  # there are as many processes as cores
-    threading.Thread(target=processes.leave_with_parent, daemon=True).start()
-
-
-def _write_one(task: tuple) -> tuple:
-    folder, index, positive, width, height, seed = task
-    phantom = render(index, positive, width, height, seed)
+    index, positive = task
+    phantom = render(index, bool(positive), width, height, seed, mix)
     header = _header(phantom, index, seed)
     name = f"{header.PatientID}_{header.StudyDate}"
     files = [f"radiographs/{name}.dcm", f"masks/lungs/{name}.png", f"masks/opacities/{name}.png"]
@@ -110,24 +89,28 @@ def _write_one(task: tuple) -> tuple:
     for file, mask in zip(files[1:], (phantom.lungs, phantom.opacities), strict=True):
         _, content = cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         (folder / file).write_bytes(content)
-    return files[0], phantom.label, header.PatientID, phantom.stage, *files[1:]
+    return files[0], int(positive), header.PatientID, phantom.disease.stage, *files[1:], *_truth(phantom)
+
+
+def _truth(phantom: Phantom) -> tuple[str, str, int, str, str]:
+    """Profusion, letter, number of large opacities; in mm the median of the small and the largest of all, or ''."""
+    found, sizes = phantom.disease, phantom.diameters_mm
+    small = sizes[: len(sizes) - found.large]
+    median, largest = (f"{f(of):.1f}" if len(of) else "" for f, of in ((np.median, small), (np.max, sizes)))
+    return " ".join(map(str, found.profusion)), found.letter, found.large, median, largest
 
 
 def _header(phantom: Phantom, index: int, seed: int):
     """The radiograph as a Digital X-Ray image for presentation (PS3.3 A.26), full of invented identifiers."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
 
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = _uid(seed, index, "image")
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    header.SpecificCharacterSet = "ISO_IR 192"
-    header.StudyInstanceUID, header.SeriesInstanceUID = _uid(seed, index, "study"), _uid(seed, index, "series")
-    for keyword, value in (_acquisition(phantom) | _identifiers(phantom, index, seed)).items():
-        setattr(header, keyword, value)
+    constant = json.loads(resources.files(__package__).joinpath("header.json").read_text(encoding="utf-8"))
+    header = _fill(Dataset(), constant | _display(phantom) | _identifiers(phantom, index, seed))
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for level in ("SOP", "Series", "Study"):
+        setattr(header, f"{level}InstanceUID", _uid(seed, index, level))
     private = header.private_block(0x0011, "PNEUMO_NB INVENTED", create=True)
     private.add_new(0x01, "LO", f"Invented home phone +00 555 {header.PatientID[3:]}")
     private.add_new(0x02, "PN", str(header.PatientName))
@@ -136,66 +119,48 @@ def _header(phantom: Phantom, index: int, seed: int):
     return header
 
 
+def _fill(target, elements: dict):
+    """Set DICOM elements by keyword; the items of a sequence are dicts of elements."""
+    from pydicom.dataset import Dataset
+
+    for keyword, value in elements.items():
+        items = keyword.endswith("Sequence")
+        setattr(target, keyword, [_fill(Dataset(), item) for item in value] if items else value)
+    return target
+
+
 def _uid(seed: int, index: int, what: str) -> str:
     """A UID of the form 2.25.<128 bits> that follows from what it names."""
-    name = f"pneumo_nb phantom {VERSION} {seed} {index} {what}"
-    return f"2.25.{int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])}"
+    of = hashlib.sha256(f"pneumo_nb phantom {VERSION} {seed} {index} {what}".encode())
+    return f"2.25.{int.from_bytes(of.digest()[:16])}"
 
 
-def _acquisition(phantom: Phantom) -> dict:
-    """The attributes that say what the picture is and how it is to be shown."""
+def _display(phantom: Phantom) -> dict:
+    """The attributes of this picture that say how it is to be shown."""
     height, width = phantom.pixels.shape
     inverse = phantom.photometric == "MONOCHROME1"
     spacing = [f"{phantom.spacing_mm:.6f}"] * 2
     return {
-        "Modality": "DX", "PresentationIntentType": "FOR PRESENTATION", "ImageType": ["DERIVED", "PRIMARY"],
-        "DerivationDescription": "Simulated", "SeriesNumber": 1, "InstanceNumber": 1, "SeriesDescription": "CHEST PA",
-        "BodyPartExamined": "CHEST", "ViewPosition": "PA", "PatientOrientation": ["L", "F"], "ImageLaterality": "U",
-        "AnatomicRegionSequence": [_code("51185008", "SCT", "Chest")], "ViewCodeSequence": [_view()],
-        "PatientOrientationCodeSequence": [_code("10904000", "SCT", "Erect")], "Laterality": None,
-        "AcquisitionContextSequence": [], "PositionerType": "", "DetectorType": "SCINTILLATOR", "KVP": "120",
-        "Manufacturer": "pneumo_nb", "ManufacturerModelName": "phantom", "SoftwareVersions": str(VERSION),
-        "Rows": height, "Columns": width, "SamplesPerPixel": 1, "PhotometricInterpretation": phantom.photometric,
-        "BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0, "ImagerPixelSpacing": spacing,
-        "PixelSpacing": spacing, "PixelIntensityRelationship": "LOG",
-        "PixelIntensityRelationshipSign": 1 if inverse else -1, "RescaleIntercept": "0", "RescaleSlope": "1",
-        "RescaleType": "US", "WindowCenter": str(phantom.window[0]), "WindowWidth": str(phantom.window[1]),
+        "Rows": height, "Columns": width, "PhotometricInterpretation": phantom.photometric,
+        "ImagerPixelSpacing": spacing, "PixelSpacing": spacing, "SoftwareVersions": str(VERSION),
         "PresentationLUTShape": "INVERSE" if inverse else "IDENTITY",
-        "LossyImageCompression": "00", "BurnedInAnnotation": "NO", "PatientPosition": None,
+        "PixelIntensityRelationshipSign": 1 if inverse else -1,
+        "WindowCenter": str(phantom.window[0]), "WindowWidth": str(phantom.window[1]),
     }  # fmt: skip
-
-
-def _code(value: str, scheme: str, meaning: str):
-    from pydicom.dataset import Dataset
-
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
-    return code
-
-
-def _view():
-    view = _code("399348003", "SCT", "postero-anterior")
-    view.ViewModifierCodeSequence = []
-    return view
 
 
 def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
     """What a hospital writes into a header and what must not leave it; all of it invented, none of it random."""
-    from pydicom.dataset import Dataset
-
     rng = np.random.default_rng([seed, index, 0x1D])
     number = (index * 7919 + seed * 104_729 + 4211) % 1_000_000  # one to one for up to a million patients
-    given, physician = (
-        GIVEN[phantom.sex][rng.integers(8)],
-        f"{FAMILY[rng.integers(8)]}^{GIVEN['F'][rng.integers(8)]}^^Dr",
-    )
+    given = GIVEN[phantom.sex][rng.integers(8)]
+    physician = f"{FAMILY[rng.integers(8)]}^{GIVEN['F'][rng.integers(8)]}^^Dr"
     name, patient = f"{FAMILY[rng.integers(8)]}{number}^{given}", f"PX-{number:06d}"
     year, age = int(rng.integers(2012, 2020)), int(rng.integers(32, 78))
     date = f"{year}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
-    other, request = Dataset(), Dataset()
-    other.PatientID, other.TypeOfPatientID, other.IssuerOfPatientID = f"NHX{number * 3 + 17}", "TEXT", "Nowhere Health"
-    request.RequestedProcedureID, request.ScheduledProcedureStepID = f"RQ{number}", f"ST{number}"
-    request.RequestedProcedureDescription = f"CHEST PA for {name.replace('^', ' ')}"
+    other = {"PatientID": f"NHX{number * 3 + 17}", "TypeOfPatientID": "TEXT", "IssuerOfPatientID": "Nowhere Health"}
+    request = {"RequestedProcedureID": f"RQ{number}", "ScheduledProcedureStepID": f"ST{number}"}
+    request["RequestedProcedureDescription"] = f"CHEST PA for {name.replace('^', ' ')}"
     return {
         "PatientName": name, "PatientID": patient, "PatientSex": phantom.sex, "PatientAge": f"{age:03d}Y",
         "PatientBirthDate": f"{year - age - 1}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}",
@@ -205,11 +170,9 @@ def _identifiers(phantom: Phantom, index: int, seed: int) -> dict:
         "Occupation": f"Miner, Pit {number % 13 + 1}", "PatientComments": f"Invented patient {name.replace('^', ' ')}",
         "StudyDate": date, "SeriesDate": date, "AcquisitionDate": date, "ContentDate": date,
         "StudyTime": f"{rng.integers(8, 18):02d}{rng.integers(60):02d}00",
-        "ContentTime": f"{rng.integers(8, 18):02d}0500",
-        "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "StudyDescription": "CHEST PA",
-        "ReferringPhysicianName": physician, "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
-        "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "InstitutionName": "Imaginary Dust Hospital",
-        "InstitutionAddress": "1 Nowhere Road, Imaginary Town", "InstitutionalDepartmentName": "Fictional Radiology",
-        "StationName": f"DXROOM{number % 3 + 1}", "DeviceSerialNumber": f"SN{number % 3 + 77001}",
+        "ContentTime": f"{rng.integers(8, 18):02d}0500", "DeviceSerialNumber": f"SN{number % 3 + 77001}",
+        "StudyID": f"S{number}", "AccessionNumber": f"ACC{number:08d}", "ReferringPhysicianName": physician,
+        "PerformingPhysicianName": f"{FAMILY[rng.integers(8)]}^Radia^^Dr",
+        "OperatorsName": f"{FAMILY[rng.integers(8)]}^Tech", "StationName": f"DXROOM{number % 3 + 1}",
         "RequestAttributesSequence": [request], "ImageComments": f"Shown to {physician.split('^')[0]}, see {patient}",
     }  # fmt: skip

@@ -9,11 +9,12 @@ For others: the names below, as `prepare.prepare`, `prepare.read_dataset`, ...; 
 from importlib import import_module
 from typing import Any
 
-LENT = dict.fromkeys(("prepare", "check", "phantom", "equalise", "refine"), "folder")
-LENT |= {"read_dataset": "manifest", "summary": "manifest", "overlap": "splits", "split": "splits"}
+LENT = dict.fromkeys(("prepare", "check", "phantom"), "prepare.folder") | {"layout": "prepare.sources"}
+LENT |= dict.fromkeys(("equalise", "refine"), "prepare.convert") | dict.fromkeys(("overlap", "split"), "prepare.splits")
+LENT |= {"summary": "prepare.manifest", "read_dataset": "prepared"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in LENT:
         raise AttributeError(f"pneumo_nb.prepare has no {name!r}; it has {', '.join(LENT)}")
-    return getattr(import_module(f"{__name__}.{LENT[name]}"), name)
+    return getattr(import_module(f"pneumo_nb.{LENT[name]}"), name)

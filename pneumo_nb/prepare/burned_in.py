@@ -7,6 +7,8 @@ across, up or down. Three of them are suspected to be text; a lone L or R is not
 import cv2
 import numpy as np
 
+from pneumo_nb.prepare import images
+
 LONGEST_SIDE = 1280  # pixels: larger pictures are looked at in about this size, for large text in a half and a quarter
 STROKE = 13  # pixels: a character's strokes are thinner, the anatomy around them is not
 # Grey levels from a stroke to its surroundings: low for faint text, high to part characters that touch. In the half and
@@ -23,18 +25,23 @@ Box = tuple[int, int, int, int]
 def find(picture: np.ndarray) -> list[Box]:
     """Boxes (left, top, right, bottom), in pixels of `picture`, of what seems to be text; from top to bottom.
 
-    `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized.
+    `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized. One that is
+    nearly flat is looked at as it is and with its greys spread: text is as bright as the radiograph, not as the scale.
     """
-    grey = picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
+    counts = images.histogram(images.few_rows(picture))
+    grey, flat = images.spread(np.linspace(0, 1, len(counts)), counts)
+    shades = [picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)]
+    shades += [images.look_up(images.levels(grey, 8), picture)] if flat else []
     height, width = picture.shape
-    scale, boxes = max(1, round(max(height, width) / LONGEST_SIDE)), []
-    grey = _shrunk(grey, scale)
-    for levels in (LEVELS, LEVELS[1:], LEVELS[1:]):
-        if min(grey.shape) < 2 * HEIGHTS[0]:
-            break
-        boxes += [np.array(box) * scale for box in _at_one_size(grey, levels)]
-        grey, scale = _shrunk(grey, 2), 2 * scale
-    limits = np.array([width, height, width, height])
+    boxes, limits = [], np.array([width, height, width, height])
+    for shade in shades:
+        scale = max(1, round(max(height, width) / LONGEST_SIDE))
+        shown = _shrunk(shade, scale)
+        for levels in (LEVELS, LEVELS[1:], LEVELS[1:]):
+            if min(shown.shape) < 2 * HEIGHTS[0]:
+                break
+            boxes += [np.array(box) * scale for box in _at_one_size(shown, levels)]
+            shown, scale = _shrunk(shown, 2), 2 * scale
     return _merged([tuple(np.minimum(box, limits).tolist()) for box in boxes])
 
 
@@ -86,17 +93,14 @@ def crop(picture: np.ndarray, boxes: list[Box]) -> np.ndarray:
 
 def _merged(boxes: list[Box]) -> list[Box]:
     """Boxes that overlap, as one, sorted from top to bottom."""
-    left, merged = sorted(set(boxes)), []
-    while left:
-        box = left.pop(0)
-        touching = [b for b in left if b[0] <= box[2] and b[2] >= box[0] and b[1] <= box[3] and b[3] >= box[1]]
-        if touching:
+    done: list[Box] = []
+    for box in boxes:
+        while touching := [b for b in done if b[0] <= box[2] and b[2] >= box[0] and b[1] <= box[3] and b[3] >= box[1]]:
             every = np.array([box, *touching])
-            left = [b for b in left if b not in touching]
-            left.insert(0, (*every[:, :2].min(0).tolist(), *every[:, 2:].max(0).tolist()))
-        else:
-            merged.append(box)
-    return sorted(merged, key=lambda box: (box[1], box[0]))
+            box = (*every[:, :2].min(0).tolist(), *every[:, 2:].max(0).tolist())
+            done = [b for b in done if b not in touching]
+        done.append(box)
+    return sorted(done, key=lambda box: (box[1], box[0]))
 
 
 def _lines(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> list[Box]:

@@ -1,31 +1,30 @@
 """One source file -> one prepared image (Section 2.1), and many of them in guarded processes on all cores."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from pneumo_nb import paths, processes
+from pneumo_nb import paths
 from pneumo_nb.prepare import burned_in, dicom, images, pseudonyms
 from pneumo_nb.prepare.dicom import Rejected
-from pneumo_nb.prepare.labels import Row
+from pneumo_nb.prepare.manifest import PLACEHOLDER, UNKNOWN
+from pneumo_nb.prepare.sources import DISEASE, Row
+from pneumo_nb.prepared import COVERED
 from pneumo_nb.settings import PrepareSettings
 
-INTERPOLATION = {
-    "area": cv2.INTER_AREA,
-    "linear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "nearest": cv2.INTER_NEAREST,
-}
-# Share of a prepared pixel that must be covered for it to belong to the mask: half for the lungs, whose area then stays
-# what it was; a quarter for opacities, of which the smallest are hardly larger than a prepared pixel and would vanish.
-COVERED = {"lungs": 0.5, "opacities": 0.25}
-
+# What is written in place of a patient's name or number: by anonymisers, exports and people.
+NOBODY = re.compile(
+    "(an[oö]n[a-zé]*|unknown|unk|unbekannt|none|null|nan|n ?a|nil|no ?(name|id)|test|patient( ?(id|name))?|x+"
+    "|(de ?)?(identified|personali[sz]ed)|0{3,}|9{3,}|removed|deleted|redacted|hidden|subject|id|)",
+    re.I,
+)
+# Facts of a picture (see dicom.read) that the manifest or its counts tell on.
+KEPT = ("bits", "photometric", "spacing_mm", "body_part", "grey_range", "faulty", "contradiction")
 LOADED = [__name__, "pydicom.pixels"]  # before the first file is read
 
 
@@ -84,14 +83,7 @@ def _downsize(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
     if factor == 1:
         return image
     size = [max(1, (side + factor // 2) // factor) for side in image.shape[::-1]]
-    return cv2.resize(image, size, interpolation=INTERPOLATION[settings.interpolation])
-
-
-def render(content: bytes, kind: str, settings: PrepareSettings) -> tuple[np.ndarray, dict]:
-    """Grey pixels before any refining, and facts, of the bytes of a 'dicom', 'jpg' or 'png' file (see images.load)."""
-    if kind == "dicom":
-        return dicom.read(content, settings.voi, settings.bits)
-    return images.read(content, settings.bits)
+    return cv2.resize(image, size, interpolation=getattr(cv2, f"INTER_{settings.interpolation.upper()}"))
 
 
 def convert(job: Job, task: Task) -> dict[str, Any]:
@@ -101,14 +93,8 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
     """
     cv2.setNumThreads(1)  # the processes share the cores already
     try:
-        if task.row.view in dicom.OTHER_VIEWS:
-            raise Rejected("the labels CSV says that it is not a frontal view")
-        kind, source = images.load(job.source / task.file)
-        picture, facts = render(source, kind, job.settings)
-        masks = {name: _mask(mask, picture.shape) for name, mask in task.row.masks().items()}
-        named, uid = dicom.identifiers(source) if kind == "dicom" else ("", "")
-        patient, patient_from = _patient(task, named)
-        day = dicom.acquired(source) if kind == "dicom" and job.settings.dates == "shifted" else None
+        picture, entry = _read(job, task)
+        masks = {shown: _mask(mask, picture.shape) for shown, mask in task.row.masks.items()}
     except Rejected as rejected:
         return {"reason": str(rejected)}
     text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
@@ -117,58 +103,70 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
             crop.write_bytes(images.encode(burned_in.crop(picture, text), "png"))
     if text and job.settings.burned_in == "refuse":
         return {"reason": "its pixels seem to show text (burned_in = refuse)", "suspected_text": len(text)}
-    image = refine(picture, job.settings)
-    content = images.encode(image, job.settings.format, job.settings.quality)
-    name = f"images/{task.image_id}.{job.settings.format}"
-    if job.folder:
-        (job.folder / name).write_bytes(content)
-    height, width = image.shape
-    for shown, mask in masks.items():
-        share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-        small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
-        if job.folder:
-            (job.folder / f"masks/{task.image_id}_{shown}.png").write_bytes(images.encode(small, "png"))
-    spacing = facts["spacing_mm"]
-    return {
+    return entry | {"suspected_text": len(text)} | _write(job, task, picture, masks, entry["spacing_mm"])
+
+
+def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """The radiograph, and what its manifest tells of the source; names, dates and UIDs go no further than here."""
+    if task.row.view in dicom.OTHER_VIEWS:
+        raise Rejected("the labels CSV says that it is not a frontal view")
+    picture, facts, content = render(job, task)
+    identifiers = facts.pop("identifiers")
+    patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
+    day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
+    return picture, {fact: facts[fact] for fact in KEPT if fact in facts} | {
         "image_id": task.image_id,
-        "file": name,
         "patient_id": pseudonyms.patient_id(job.key, patient),
+        "patient_from": patient_from,
         "label": task.row.label,
-        "stage": task.row.stage,
-        "width": width,
-        "height": height,
+        **{column: task.row.disease.get(column, "") for column in DISEASE},
         "original_width": facts["width"],
         "original_height": facts["height"],
-        "bits": facts["bits"],
-        "photometric": facts["photometric"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
-        "spacing_mm": round(spacing * facts["width"] / width, 4) if spacing else "",
         "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day else "",
-        "suspected_text": len(text),
-        "source_sha256": hashlib.sha256(source).hexdigest(),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "uid": pseudonyms.digest(job.key, "instance", uid.encode("utf-8", "surrogateescape"))[:16] if uid else "",
-        "patient_from": patient_from,
-        "body_part": facts["body_part"],
+        "source_sha256": hashlib.sha256(content).hexdigest(),
+        "uid": pseudonyms.instance(job.key, identifiers.get("sop_instance_uid", "")),
     }
+
+
+def render(job: Job, task: Task) -> tuple[np.ndarray, dict, bytes]:
+    """Grey pixels before any refining, facts, and the bytes of a DICOM, JPG or PNG file; Rejected for any other."""
+    (kind, content), settings = images.load(job.source / task.file), job.settings
+    if kind != "dicom":
+        picture, facts = images.read(content, settings.bits)
+        return picture, {"identifiers": {}} | facts, content
+    return *dicom.read(content, settings.voi, settings.bits, settings.polarity), content
 
 
 def _patient(task: Task, named: str) -> tuple[str, str]:
     """Whose image it is, and where that is known from."""
-    if task.row.patient:
-        return task.row.patient, "the labels CSV"
-    return (named, "DICOM PatientID") if named else ("file " + task.file, "nothing: each image its own patient")
+    patient = task.row.patient or named
+    if not patient:
+        return "file " + task.file, UNKNOWN
+    if NOBODY.fullmatch(" ".join(re.split(r"[\W_]+", patient)).strip()):
+        return patient, PLACEHOLDER
+    return patient, "the labels CSV" if task.row.patient else "DICOM PatientID"
 
 
-def keep_example(job: Job, task: Task) -> bool:
-    """Write the radiograph of an accepted file as it was read, so that Figure 1 can be rebuilt step by step."""
-    try:
-        kind, source = images.load(job.source / task.file)
-        picture, _ = render(source, kind, job.settings)
-    except Rejected:
-        return False
-    (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
-    return True
+def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarray], spacing: float | None) -> dict:
+    """Write the refined picture and its masks at the same size; return what the manifest tells of them."""
+    image = refine(picture, job.settings)
+    (height, width), files = image.shape, {}
+    name = f"images/{task.image_id}.{job.settings.format}"
+    files[name] = images.encode(image, job.settings.format, job.settings.quality)
+    for shown, mask in masks.items():
+        share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+        small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
+        files[f"masks/{task.image_id}_{shown}.png"] = images.encode(small, "png")
+    for file, content in files.items() if job.folder else ():
+        (job.folder / file).write_bytes(content)
+    return {
+        "file": name,
+        "sha256": hashlib.sha256(files[name]).hexdigest(),
+        "width": width,
+        "height": height,
+        "spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else "",
+    }
 
 
 def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -178,14 +176,11 @@ def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return np.where(mask > np.iinfo(mask.dtype).max // 2, 255, 0).astype(np.uint8)
 
 
-def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Each task with what `convert` returns for it, as they end; one that ends its process is rejected too."""
-    for task, outcome in processes.outcomes(partial(convert, job), tasks, workers, imports=LOADED):
-        yield task, {"reason": outcome.reason} if isinstance(outcome, processes.Lost) else outcome
-
-
-def keep_examples(job: Job, tasks: Iterable[Task]) -> None:
-    """`keep_example` for each task; ValueError if a source file can no longer be read."""
-    for _, kept in processes.outcomes(partial(keep_example, job), tasks, 1, imports=LOADED):
-        if kept is not True:
-            raise ValueError("a source file has changed while it was prepared: run the same command again")
+def keep_example(job: Job, task: Task) -> bool:
+    """Write the radiograph of an accepted file as it was read, so that Figure 1 can be rebuilt step by step."""
+    try:
+        picture, *_ = render(job, task)
+    except Rejected:
+        return False
+    (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
+    return True

@@ -1,26 +1,27 @@
 """One DICOM file -> a grey radiograph and a few harmless facts, or one line saying why not.
 
-Nothing leaves this file but pixels, numbers, and words from closed lists: what is not named here is not copied, so a
-header, however odd, has no way out. Errors and warnings of the libraries below may quote a header; they end here too.
+Nothing leaves this file but pixels, numbers, and words from closed lists (and `identifiers`, for making pseudonyms).
+Errors and warnings of the libraries below may quote a header; they end here too.
 """
 
 import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from pneumo_nb.prepare import images
+from pneumo_nb.prepare.images import Rejected
+
 CUT_DELIMITER = re.compile(rb"\xfe\xff\xdd\xe0\0{0,3}\Z")  # of the encoded pixels, with less than its four zeros
-SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
-LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
 
 MODALITIES = ("CR", "DX")
 SOP_CLASSES = {
@@ -29,13 +30,11 @@ SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray, for processing
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: how converted radiographs are often stored
 }
-PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2")
 FRONTAL_VIEWS = ("PA", "AP")
-CHEST = ("CHEST", "THORAX")
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall("[A-Z]+", text))
+    return set(re.findall("[A-Z]+", text.upper()))
 
 
 # Closed lists: the only values of a header that a reason may repeat.
@@ -43,8 +42,14 @@ OTHER_MODALITIES = _words(
     "AR AU BI CT DG DOC ECG EPS ES FID GM HC IO IVOCT IVUS KO LS MG MR NM OCT OP OPT OT PR PT PX REG RF RG RTDOSE "
     "RTIMAGE RTPLAN RTRECORD RTSTRUCT SC SEG SM SR TG US VL XA XC"
 )
-OTHER_PHOTOMETRICS = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
+SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1}  # and those whose three channels may turn out to be equal
+SAMPLES |= dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
+OTHER_COLOURS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
 OTHER_VIEWS = _words("L LL RL LATERAL LAT LLD RLD LLO RLO LAO RAO LPO RPO")
+NOT_FRONTAL = OTHER_VIEWS - {"L"} | _words("OBLIQUE DECUBITUS AXIAL SAGITTAL")
+CHEST = _words("CHEST THORAX")
+CODED_CHEST = CHEST | _words("THORACIC LUNG LUNGS")  # by a code of the standard, with none but these:
+BESIDE_CHEST = _words("INTRA APEX OF")
 OTHER_BODY_PARTS = _words(
     "ABDOMEN ANKLE ARM BREAST CALCANEUS CERVICAL CLAVICLE COCCYX CSPINE DENTAL ELBOW EXTREMITY FEMUR FINGER FOOT "
     "FOREARM HAND HEAD HIP HUMERUS JAW KNEE KUB LEG LSPINE MANDIBLE MAXILLA NECK PATELLA PELVIS RIB RIBCAGE RIBS "
@@ -52,67 +57,103 @@ OTHER_BODY_PARTS = _words(
 )
 ANIMALS = _words("AVIAN BOVINE CANINE EQUINE FELINE OVINE PORCINE VETERINARY")
 HUMAN = {"", "HUMAN", "HOMO SAPIENS"}
-DESCRIPTIONS = ("SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
+SIDES = _words("LEFT RIGHT BILATERAL UNILATERAL")
+VIEW_WORDS = {"PA": ({"PA"}, {"POSTERO", "ANTERIOR"}, {"POSTEROANTERIOR"})}
+VIEW_WORDS |= {"AP": ({"AP"}, {"ANTERO", "POSTERIOR"}, {"ANTEROPOSTERIOR"})}
+RENDERED_BY = {"VOI LUT": "VOILUTSequence", "window": "WindowCenter and WindowWidth", "range": "PixelData"}
+# PS3.16 groups of codes for views and regions; pydicom has them, but for these older codes of SNOMED.
+CODE_GROUPS = ("cid4", "cid4009", "cid4031", "cid4010", "cid4011", "cid244")
+OLD_CODES = dict.fromkeys(("51185008", "T-D3000", "67734004"), "thorax") | {"R-10214": "postero-anterior"}
+OLD_CODES |= dict.fromkeys(("113345001", "818983003", "T-D4000"), "abdomen")
+OLD_CODES |= dict.fromkeys(("12921003", "T-D6000"), "pelvis") | {"R-10202": "frontal"}
 
 
-class Rejected(ValueError):
-    """Why a file does not become an image: one line, without any free text from the file."""
+class _Header:
+    """The elements of a header; one that cannot be read counts as absent, and is listed in `faulty`."""
+
+    def __init__(self, elements: Any) -> None:
+        self.elements, self.faulty = elements, set()
+
+    def value(self, keyword: str) -> Any:
+        with suppress(Exception):
+            return self.elements.get(keyword)
+        self.faulty.add(keyword)
+        return None
+
+    def text(self, keyword: str) -> str:
+        return str(self.value(keyword) or "").strip().upper()
+
+    def numbers(self, keyword: str) -> list[float]:
+        """Its finite numbers: none if it is absent, empty or faulty."""
+        value = self.value(keyword)
+        parts = value.split("\\") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
+        with suppress(ValueError, TypeError, OverflowError):
+            found = [float(part) for part in parts if part is not None and str(part).strip()]
+            if all(map(math.isfinite, found)):
+                return found
+        self.faulty.add(keyword)
+        return []
+
+    def first(self, keyword: str) -> float | None:
+        """Its first number (of several windows, the default view), or None."""
+        return next(iter(self.numbers(keyword)), None)
+
+    def whole(self, keyword: str, otherwise: int | None = None) -> int:
+        number = self.first(keyword)
+        if number is None and otherwise is None:
+            raise Rejected(f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
+        return otherwise if number is None else int(number)
+
+    def naming(self, closed: set[str], descriptions: Sequence[str]) -> str:
+        """'<element> names <word>' for the first of the descriptions with a word of a closed list, or ''."""
+        for keyword in descriptions:
+            if words := _words(self.text(keyword)) & closed:
+                return f"{keyword} names {min(words)}"
+        return ""
 
 
-def read(source: str | Path | bytes, voi: bool = True, bits: int = 8) -> tuple[np.ndarray, dict]:
+def read(
+    source: str | Path | bytes, voi: bool = True, bits: int = 8, polarity: str = "shape"
+) -> tuple[np.ndarray, dict]:
     """Render one single-frame frontal chest radiograph as it is meant to be seen: lungs dark, bones white.
 
-    `source` is a path, or all bytes of a file.
-    Returns the picture, (height, width) of uint8 or (`bits` 16) uint16, and a dict of facts: photometric, bits
-    (stored), width, height, spacing_mm (or None), view (PA, AP or ''), body_part (CHEST, THORAX or 'guessed'),
-    modality, transfer_syntax, rendering (VOI LUT, window or range). Raises Rejected for every other file.
-    The way of the pixels is PS3.3 C.11 and PS3.4 N.2: modality LUT, then VOI LUT or window (unless `voi` is false),
-    then inversion by the presentation shape or, without one, for MONOCHROME1. Padding (PixelPaddingValue) is rendered
-    as any other value, as dcmtk does: the standard leaves its look open, and undeclared borders are no different.
+    `source` is a path, or all bytes of a file. Returns the picture, (height, width) of uint8 or (`bits` 16) uint16, and
+    a dict of facts: photometric, bits (stored), width, height, spacing_mm (or None), view (PA, AP or ''), body_part
+    (CHEST, THORAX or 'guessed'), laterality (L, R, B, U or ''), modality, transfer_syntax, rendering (VOI LUT, window
+    or range); for a person to look at: grey_range ('declared'; 'used', if less is used than the header allows;
+    'unknown', if that leaves it nearly flat), faulty (elements that were left out), contradiction (pairs of elements);
+    and for pseudonyms alone, identifiers: patient_id, sop_instance_uid, acquired (a date or None).
+    Raises Rejected for every other file. The way of the pixels is PS3.3 C.11 and PS3.4 N.2: modality LUT, then VOI LUT
+    or window (unless `voi` is false), then inversion by PresentationLUTShape or, without one or with `polarity`
+    'photometric', for MONOCHROME1. Padding (PixelPaddingValue) is rendered as any other value, as dcmtk does.
     """
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
 
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        header = dcmread(BytesIO(content))
-        if not header or CUT_DELIMITER.search(content, len(content) - 7):  # pydicom minds neither
+        header = _Header(dcmread(BytesIO(content), force=bool(images.HEADLESS.match(content))))
+        if not header.elements or CUT_DELIMITER.search(content, len(content) - 7):  # pydicom minds neither
             raise Rejected("it is cut short, or holds no elements")
     with _guarded("its header breaks the DICOM standard"):
-        _refuse_other_objects(header)
+        _refuse_kind(header)
         facts = _facts(header)
-    with _guarded(f"its pixels cannot be decoded: transfer syntax {facts['transfer_syntax']}"):
+    with _guarded(f"PixelData cannot be decoded: TransferSyntaxUID is {facts['transfer_syntax']}"):
         _refuse_undecodable(header, facts)
-        stored = _stored_patterns(header)
+        stored = _stored_patterns(header, facts["bits"])
     with _guarded("its grey values cannot be rendered"):
-        grey, facts["rendering"] = _grey_of_patterns(header, voi)
-        picture = _look_up(_to_integers(grey, _is_inverse(header), bits), stored)
+        half = 2 ** (facts["bits"] - 1) if header.whole("PixelRepresentation") else 0  # negative ones come first
+        for some in (images.few_rows(stored), stored):  # a few tell that most radiographs are rightly declared
+            counts = np.roll(images.histogram(some).reshape(-1, 2 ** facts["bits"]).sum(0), half)
+            grey, facts["rendering"], facts["grey_range"] = images.rendered(header, counts, -half, voi)
+            if facts["grey_range"] == "declared":
+                break
+        shape = header.text("PresentationLUTShape") if polarity == "shape" else ""
+        inverse = shape == "INVERSE" if shape else facts["photometric"] == "MONOCHROME1"
+        picture = images.look_up(np.roll(images.levels(grey, bits, inverse), -half), stored)
     if picture.min() == picture.max():
-        raise Rejected("all its pixels have one grey value")
-    return picture, facts
-
-
-def identifiers(content: bytes) -> tuple[str, str]:
-    """PatientID and SOPInstanceUID of a file's bytes, or '': for making pseudonyms and for nothing else."""
-    with _guarded("not readable as DICOM"):
-        from pydicom import dcmread
-
-        tags = ["PatientID", "SOPInstanceUID"]
-        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
-        return tuple(str(header.get(tag) or "").strip() for tag in tags)
-
-
-def acquired(content: bytes) -> date | None:
-    """When the radiograph of a file's bytes was taken, or None: an identifier, for `pseudonyms.shifted` and no more."""
-    with _guarded("not readable as DICOM"):
-        from pydicom import dcmread
-
-        tags = ["AcquisitionDate", "StudyDate"]
-        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=tags)
-        for text in (_text(header, tag) for tag in tags):
-            if re.fullmatch("(189[5-9]|19..|20..)....", text):
-                with suppress(ValueError):
-                    return datetime.strptime(text, "%Y%m%d").date()
-        return None
+        raise Rejected(f"all its pixels have one grey value by {RENDERED_BY[facts['rendering']]}")
+    return picture, facts | {"faulty": " ".join(sorted(header.faulty))}
 
 
 @contextmanager
@@ -135,219 +176,181 @@ def _guarded(what: str) -> Iterator[None]:
         logging.disable(before)
 
 
-def _refuse_other_objects(header: Any) -> None:
-    """Raise Rejected unless the header describes one frontal radiograph of a human chest."""
-    _refuse_kind(header)
-    _refuse_subject(header)
-    if _text(header, "BurnedInAnnotation") == "YES":
-        raise Rejected("BurnedInAnnotation is YES: its pixels hold text that may identify the patient")
-    if "PixelData" not in header:
-        raise Rejected("it has no PixelData")
-    stored, allocated = int(header.BitsStored), int(header.BitsAllocated)
-    if allocated not in (8, 16) or not 2 <= stored <= allocated:
-        raise Rejected(f"BitsStored {stored} of BitsAllocated {allocated}: 2 to 16 of 8 or 16 are read")
-    refuse_size(int(header.Columns), int(header.Rows))
-
-
-def _refuse_kind(header: Any) -> None:
+def _refuse_kind(header: _Header) -> None:
+    """Raise Rejected unless the header is that of a radiograph with pixels that can be shown in grey."""
     from pydicom.uid import UID_dictionary
 
-    modality, sop = _text(header, "Modality"), str(header.get("SOPClassUID") or "")
+    modality, photometric = header.text("Modality"), header.text("PhotometricInterpretation")
     if modality not in MODALITIES:
         raise Rejected(f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
+    sop = str(header.value("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop not in SOP_CLASSES:
-        name = UID_dictionary[sop][0] if sop in UID_dictionary else "not a known one"
-        raise Rejected(f"SOP class is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
-    frames = int(header.get("NumberOfFrames") or 1)
+        name = UID_dictionary[sop][0] if sop in UID_dictionary else _shown(sop, set())
+        raise Rejected(f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
+    frames, samples = header.whole("NumberOfFrames", 1) or 1, header.whole("SamplesPerPixel", 1) or 1
     if frames != 1:
-        raise Rejected(f"it has {frames if 0 <= frames < 100_000 else 'very many'} frames, not one")
-    photometric, samples = _text(header, "PhotometricInterpretation"), int(header.get("SamplesPerPixel") or 1)
-    if photometric not in PHOTOMETRICS:
-        raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_PHOTOMETRICS)}, not MONOCHROME1 or 2")
-    if samples != 1:
-        raise Rejected(f"SamplesPerPixel is {samples}, not 1")
+        raise Rejected(f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
+    if photometric not in SAMPLES:
+        raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_COLOURS)}, not MONOCHROME1 or 2")
+    if samples != SAMPLES[photometric]:
+        raise Rejected(f"SamplesPerPixel is {samples} and PhotometricInterpretation is {photometric}")
+    header.elements.NumberOfFrames, header.elements.SamplesPerPixel = 1, samples  # as pydicom asks for
+    if header.text("BurnedInAnnotation") == "YES":
+        raise Rejected("BurnedInAnnotation is YES: its pixels hold text that may identify the patient")
+    if "PixelData" not in header.elements:
+        raise Rejected("PixelData is missing")
+    stored, allocated = header.whole("BitsStored"), header.whole("BitsAllocated")
+    if allocated not in (8, 16) or not 2 <= stored <= allocated:
+        raise Rejected(f"BitsStored {stored} of BitsAllocated {allocated}: 2 to 16 of 8 or 16 are read")
+    header.whole("PixelRepresentation")
+    images.refuse_size(header.whole("Columns"), header.whole("Rows"), "Columns x Rows")
 
 
-def _refuse_subject(header: Any) -> None:
-    words = _words(" ".join(_text(header, keyword) for keyword in DESCRIPTIONS))
-    species, breed = _text(header, "PatientSpeciesDescription"), _text(header, "PatientBreedDescription")
-    if species not in HUMAN or breed or words & ANIMALS:
-        raise Rejected("the patient is an animal by species, breed or description")
-    part = _text(header, "BodyPartExamined")
+def _facts(header: _Header) -> dict:
+    """What a header says of its radiograph, and whose it is; Rejected if it is not a frontal one of a human chest."""
+    species, breed = header.text("PatientSpeciesDescription"), header.text("PatientBreedDescription")
+    if species not in HUMAN or breed or (animal := header.naming(ANIMALS, DESCRIPTIONS)):
+        by = "PatientSpeciesDescription" if species not in HUMAN else "PatientBreedDescription" if breed else animal
+        raise Rejected(f"the patient is an animal: {by}")
+    part, side = _body_part(header)
+    view, contradiction = _view(header)
+    photometric, shape = header.text("PhotometricInterpretation"), header.text("PresentationLUTShape")
+    if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        contradiction += " PhotometricInterpretation PresentationLUTShape"
+    if part == "guessed" and side in ("L", "R"):
+        contradiction += " ImageLaterality BodyPartExamined"  # a chest is no paired part
+    facts = {"photometric": photometric, "bits": header.whole("BitsStored"), "spacing_mm": _spacing(header)}
+    facts |= {"width": header.whole("Columns"), "height": header.whole("Rows"), "modality": header.text("Modality")}
+    facts |= {"view": view, "body_part": part, "laterality": side, "transfer_syntax": _transfer_syntax(header)}
+    patient, uid = (str(header.value(keyword) or "").strip() for keyword in ("PatientID", "SOPInstanceUID"))
+    identifiers = {"patient_id": patient, "sop_instance_uid": uid, "acquired": _acquired(header)}
+    return facts | {"contradiction": contradiction.strip(), "identifiers": identifiers}
+
+
+def _body_part(header: _Header) -> tuple[str, str]:
+    """CHEST, THORAX or, if nothing names a part, 'guessed', and the side; Rejected if another part is named."""
+    meaning, words, modifiers = _coded(header, "AnatomicRegionSequence", "AnatomicRegionModifierSequence")
+    part, others = header.text("BodyPartExamined"), words & OTHER_BODY_PARTS
     if part and part not in CHEST:
         raise Rejected(f"BodyPartExamined is {_shown(part, OTHER_BODY_PARTS)}, not CHEST or THORAX")
-    others = sorted(words & OTHER_BODY_PARTS)
-    if not part and others and not words & set(CHEST):
-        raise Rejected(f"BodyPartExamined is empty and a description names {others[0]}")
-    view = _text(header, "ViewPosition")
+    if others or (meaning and not words <= CODED_CHEST | BESIDE_CHEST):
+        raise Rejected(f"AnatomicRegionSequence is {meaning or min(others)}, not the chest")
+    unnamed = not part and not words & CODED_CHEST and not header.naming(CHEST, DESCRIPTIONS)
+    if unnamed and (other := header.naming(OTHER_BODY_PARTS, DESCRIPTIONS)):
+        raise Rejected(f"BodyPartExamined is missing and {other}")
+    side = (header.text("ImageLaterality") or header.text("Laterality") or " ".join(modifiers & SIDES))[:1]
+    return part or ("CHEST" if words & CODED_CHEST else "guessed"), side if side in set("LRBU") else ""
+
+
+def _view(header: _Header) -> tuple[str, str]:
+    """PA, AP or '', and elements that contradict each other; Rejected if the view is not a frontal one."""
+    view = header.text("ViewPosition")
     if view in OTHER_VIEWS:
         raise Rejected(f"ViewPosition is {view}, not PA or AP")
+    meaning, words, modifiers = _coded(header, "ViewCodeSequence", "ViewModifierCodeSequence")
+    coded = next((name for name, parts in VIEW_WORDS.items() if any(part <= words for part in parts)), "")
+    if words & NOT_FRONTAL or (meaning and not coded and "FRONTAL" not in words):
+        raise Rejected(f"ViewCodeSequence is {meaning or min(words & NOT_FRONTAL)}, not PA or AP")
+    if modifiers & NOT_FRONTAL:
+        raise Rejected(f"ViewModifierCodeSequence names {min(modifiers & NOT_FRONTAL)}, which is not frontal")
+    if view in FRONTAL_VIEWS:
+        return view, "ViewCodeSequence ViewPosition" if coded not in ("", view) else ""
     # The rows run to the left or right in a frontal view, to A or P in a lateral. A study description may name both.
-    runs_to = str((header.get("PatientOrientation") or [""])[0])[:1].upper()
-    described = words - _words(_text(header, "StudyDescription"))
-    if view not in FRONTAL_VIEWS and (described & {"LAT", "LATERAL"} or runs_to in ("A", "P")):
-        raise Rejected("it is a lateral view by its description or PatientOrientation")
+    lateral = header.naming({"LAT", "LATERAL"}, DESCRIPTIONS[:-1])
+    if str((header.value("PatientOrientation") or [""])[0])[:1].upper() in ("A", "P"):
+        lateral = "PatientOrientation begins with A or P"
+    if lateral and not coded:
+        raise Rejected(f"it is a lateral view: {lateral}")
+    return coded, ""
 
 
-def refuse_size(width: int, height: int) -> None:
-    """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
-    if min(width, height) < SMALLEST_SIDE:
-        raise Rejected(f"{width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
-    if width * height > LARGEST_PICTURE:
-        raise Rejected(f"{width} x {height} pixels are more than {LARGEST_PICTURE:,}")
+def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str], set[str]]:
+    """What a coded element means by the standard ('' for other codes), its words, and those of its modifiers."""
+    with suppress(Exception):
+        for item in header.value(keyword) or ():
+            inner = item.get(modifiers) or header.value(modifiers) or ()
+            return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
+        return "", set(), set()
+    header.faulty.add(keyword)
+    return "", set(), set()
 
 
-def _facts(header: Any) -> dict:
-    view, part = _text(header, "ViewPosition"), _text(header, "BodyPartExamined")
-    return {
-        "photometric": _text(header, "PhotometricInterpretation"),
-        "bits": int(header.BitsStored),
-        "width": int(header.Columns),
-        "height": int(header.Rows),
-        "spacing_mm": _spacing(header),
-        "view": view if view in FRONTAL_VIEWS else "",
-        "body_part": part or "guessed",
-        "modality": _text(header, "Modality"),
-        "transfer_syntax": _transfer_syntax(header),
-    }
+def _meaning(item: Any) -> tuple[str, set[str]]:
+    """What a code means by the standard, or '', and the words of that or else of CodeMeaning."""
+    value = str(item.get("CodeValue") or item.get("LongCodeValue") or "").strip()
+    meaning = _standard_meaning(value, str(item.get("CodingSchemeDesignator") or "").strip().upper())
+    return meaning, _words(meaning or str(item.get("CodeMeaning") or ""))
 
 
-def _spacing(header: Any) -> float | None:
+@lru_cache(1000)
+def _standard_meaning(value: str, scheme: str) -> str:
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    scheme = "SRT" if scheme in ("SNM3", "99SDM") else scheme  # older names of SNOMED RT
+    if scheme in ("SRT", "SCT") and value in OLD_CODES:
+        return OLD_CODES[value]
+    code = Code(value, scheme, "")  # equal to the code of SNOMED CT that has replaced it
+    known = (known for group in CODE_GROUPS for known in getattr(codes, group).concepts.values())
+    return next((same.meaning for same in known if same == code), "")
+
+
+def _spacing(header: _Header) -> float | None:
     """Millimetres between square pixels at the detector; None if not given, not square or not sensible."""
-    for keyword in ("ImagerPixelSpacing", "PixelSpacing"):
-        pair = header.get(keyword)
-        if pair and len(pair) == 2:
-            down, across = float(pair[0]), float(pair[1])
-            if 0.01 < down < 5 and abs(down - across) < 0.01 * down:
-                return round(down, 4)
+    for pair in map(header.numbers, ("ImagerPixelSpacing", "PixelSpacing")):
+        if len(pair) == 2 and 0.01 < pair[0] < 5 and abs(pair[0] - pair[1]) < 0.01 * pair[0]:
+            return round(pair[0], 4)
     return None
 
 
-def _transfer_syntax(header: Any) -> str:
-    from pydicom.uid import UID_dictionary
+def _acquired(header: _Header) -> date | None:
+    for text in map(header.text, ("AcquisitionDate", "StudyDate")):
+        if re.fullmatch("(189[5-9]|19..|20..)....", text):
+            with suppress(ValueError):
+                return datetime.strptime(text, "%Y%m%d").date()
+    return None
 
-    uid = str(header.file_meta.get("TransferSyntaxUID") or "")
-    return UID_dictionary[uid][0] if uid in UID_dictionary else "not a known one"
+
+def _transfer_syntax(header: _Header) -> str:
+    """Its name. Where it is missing, pydicom has seen from the elements which of three it must be."""
+    from pydicom import uid
+
+    meta, (implicit, little) = header.elements.file_meta, header.elements.original_encoding
+    if not meta.get("TransferSyntaxUID"):
+        if header.elements["PixelData"].is_undefined_length:
+            raise Rejected("TransferSyntaxUID is missing and PixelData is compressed")
+        header.faulty.add("TransferSyntaxUID")
+        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
+    name = str(meta.TransferSyntaxUID)
+    return uid.UID_dictionary[name][0] if name in uid.UID_dictionary else "not a known one"
 
 
-def _refuse_undecodable(header: Any, facts: dict) -> None:
-    from pydicom.pixels import get_decoder
+def _refuse_undecodable(header: _Header, facts: dict) -> None:
     from pydicom.uid import JPEGExtended12Bit
 
-    syntax, name = header.file_meta.TransferSyntaxUID, facts["transfer_syntax"]
-    try:
-        get_decoder(syntax)
-    except NotImplementedError:
-        raise Rejected(f"its pixels cannot be decoded: there is no decoder for transfer syntax {name}") from None
+    syntax, name = header.elements.file_meta.TransferSyntaxUID, facts["transfer_syntax"]
     if syntax == JPEGExtended12Bit and facts["bits"] > 8:
         raise Rejected(f"no decoder of {name} at 12 bits has a permissive licence: decompress it with DCMTK's dcmdjpeg")
+    samples = 2 if facts["photometric"] == "YBR_FULL_422" else SAMPLES[facts["photometric"]]
+    has, needs = len(header.elements.PixelData), facts["width"] * facts["height"] * samples
+    needs *= header.whole("BitsAllocated") // 8
+    if not syntax.is_encapsulated and has < needs:
+        raise Rejected(f"PixelData has {has:,} bytes and its pixels need {needs:,}")
 
 
-def _stored_patterns(header: Any) -> np.ndarray:
-    """Each pixel as an unsigned number, (height, width), whose lowest BitsStored bits are the stored ones."""
+def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
+    """Each pixel as an unsigned number, (height, width), whose lowest `bits` (BitsStored) are the stored ones."""
     from pydicom.pixels import pixel_array
 
-    pixels = pixel_array(header, correct_unused_bits=False)
-    if pixels.shape != (header.Rows, header.Columns):
-        raise Rejected("its pixels do not have the size that its header says")
+    pixels = pixel_array(header.elements, correct_unused_bits=False)
+    if pixels.shape[:2] != (header.whole("Rows"), header.whole("Columns")):
+        raise Rejected("PixelData does not have the size that Rows and Columns say")
+    pixels = images.one_channel(pixels, "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
-    bits = int(header.BitsStored)
-    unused_below = int(header.get("HighBit", bits - 1)) + 1 - bits
-    if unused_below > 0 and not header.file_meta.TransferSyntaxUID.is_encapsulated:
-        pixels = pixels >> unused_below
-    return pixels
-
-
-def _grey_of_patterns(header: Any, voi: bool) -> tuple[np.ndarray, str]:
-    """Grey between 0 and 1 of every pattern that a pixel can hold (a table is far shorter than a picture), and how."""
-    x, low, high = _modality_values(header)
-    if voi and header.get("VOILUTSequence"):
-        entries, white = _through_lut(header, header.VOILUTSequence[0], x)
-        return entries / white, "VOI LUT"
-    centre, width = _first_number(header, "WindowCenter"), _first_number(header, "WindowWidth")
-    function = _text(header, "VOILUTFunction") or "LINEAR"
-    if voi and centre is not None and width is not None and (width >= 1 or (width > 0 and function != "LINEAR")):
-        return _window(x, centre, width, function), "window"
-    return (x - low) / (high - low), "range"
-
-
-def _modality_values(header: Any) -> tuple[np.ndarray, float, float]:
-    """Values of all patterns after the modality LUT or rescale, and the least and greatest value there can be."""
-    bits = int(header.BitsStored)
-    stored = np.arange(2**bits, dtype=np.int64)
-    if int(header.PixelRepresentation) == 1:
-        stored[2 ** (bits - 1) :] -= 2**bits
-    if header.get("ModalityLUTSequence"):
-        entries, white = _through_lut(header, header.ModalityLUTSequence[0], stored)
-        return entries, 0.0, white
-    slope, intercept = _first_number(header, "RescaleSlope"), _first_number(header, "RescaleIntercept")
-    values = stored * (1.0 if slope is None else slope) + (intercept or 0.0)
-    if values[0] == values[-1] or not np.isfinite(values).all():
-        raise Rejected("its RescaleSlope or RescaleIntercept is zero or not a finite number")
-    return values, values.min(), values.max()
-
-
-def _through_lut(header: Any, item: Any, x: np.ndarray) -> tuple[np.ndarray, float]:
-    """PS3.3 C.11.1.1.1: entries for values, and the largest there can be; below the table its first, above it its last.
-
-    pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
-    """
-    count, first, bits = (int(value) for value in item.LUTDescriptor)
-    count = count % 65536 or 65536
-    first -= 65536 if first > 32767 and x.min() < 0 else 0  # the sign is lost where the VR says unsigned
-    if not 8 <= bits <= 16:
-        raise Rejected(f"a look-up table has entries of {bits} bits, not 8 to 16")
-    data = item.LUTData
-    if isinstance(data, bytes):  # of words, or packed bytes
-        words = ("<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">") + "u2"
-        data = np.frombuffer(data, words if len(data) >= 2 * count else np.uint8)
-    entries = np.asarray(data, np.float64)[:count]
-    return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], 2.0**bits - 1
-
-
-def _window(x: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """PS3.3 C.11.2.1: values to grey between 0 and 1."""
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
-    if function == "LINEAR_EXACT":
-        return np.clip((x - centre) / width + 0.5, 0, 1)
-    if width == 1:
-        return (x > centre - 0.5).astype(np.float64)
-    return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-
-
-def _is_inverse(header: Any) -> bool:
-    shape = _text(header, "PresentationLUTShape")
-    return shape == "INVERSE" if shape else _text(header, "PhotometricInterpretation") == "MONOCHROME1"
-
-
-def _to_integers(grey: np.ndarray, inverse: bool, bits: int) -> np.ndarray:
-    """Grey between 0 and 1 -> the nearest grey levels.
-
-    Inverting these, not the fractions, makes a picture and its inverse exactly inverse; taking the nearest makes one
-    picture come out the same whether it was stored as MONOCHROME1 or 2.
-    """
-    white = 2**bits - 1
-    levels = np.floor(np.clip(grey, 0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
-    return white - levels if inverse else levels
-
-
-def _look_up(levels: np.ndarray, patterns: np.ndarray) -> np.ndarray:
-    """The level of each pattern by its lowest bits, as many as `levels` is long for; those above repeat the table."""
-    return cv2.LUT(patterns, np.resize(levels, 256 if patterns.dtype == np.uint8 else 65536))
-
-
-def _text(header: Any, keyword: str) -> str:
-    return str(header.get(keyword) or "").strip().upper()
-
-
-def _first_number(header: Any, keyword: str) -> float | None:
-    """The first value of the element (several windows: the first is the default view), or None."""
-    value = header.get(keyword)
-    if value is None or value == "":
-        return None
-    number = float(value if isinstance(value, str | int | float) else value[0] if hasattr(value, "__len__") else value)
-    return number if math.isfinite(number) else None
+    unused_below = header.whole("HighBit", bits - 1) + 1 - bits
+    encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated
+    return pixels >> unused_below if unused_below > 0 and not encapsulated else pixels
 
 
 def _shown(value: str, closed: set[str]) -> str:

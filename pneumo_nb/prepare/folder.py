@@ -12,20 +12,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from pneumo_nb import paths
+from pneumo_nb import paths, processes
 from pneumo_nb.phantom import files as phantom_files
-from pneumo_nb.prepare import labels as source_labels
-from pneumo_nb.prepare import manifest, pseudonyms
-from pneumo_nb.prepare.convert import Job, Task, convert_all, equalise, keep_examples, refine
-from pneumo_nb.prepare.journal import Journal
-from pneumo_nb.prepare.layouts import Layout
-from pneumo_nb.prepare.manifest import read_dataset, summary
-from pneumo_nb.prepare.splits import overlap, split
-from pneumo_nb.settings import PhantomSettings, PrepareSettings
-
-__all__ = ["equalise", "overlap", "phantom", "prepare", "read_dataset", "refine", "split", "summary"]
+from pneumo_nb.prepare import convert, manifest, pseudonyms, sources
+from pneumo_nb.prepare.convert import Job, Task
+from pneumo_nb.prepare.manifest import Journal
+from pneumo_nb.prepare.splits import split
+from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom
 
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
@@ -38,12 +34,12 @@ def prepare(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
-    layout: Layout | None = None,
+    layout: sources.Layout | None = None,
 ) -> Path:
     """Prepare the radiographs under `source` as the dataset `name`; returns its folder, data/prepared/<name>.
 
-    `labels` is a CSV (see labels.read); None means labels.csv in `source` or, without one, unlabelled images in no
-    split; a `layout` says where the labels stand if elsewhere (see layouts.chosen). `workers` are processes, by default
+    `labels` is a CSV (see sources.read); None means labels.csv in `source` or, without one, unlabelled images in no
+    split; a `layout` says where the labels stand if elsewhere (see sources.layout). `workers` are processes, by default
     one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
@@ -54,21 +50,21 @@ def prepare(
     source, folder = Path(source).resolve(), paths.prepared(name)
     files, rows = _look_through(source, labels, settings, layout)
     with _alone(folder):
-        key = pseudonyms.key()
+        key = pseudonyms.PUBLIC if is_phantom(name) and _is_invented(source) else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
         done = _done(folder, fingerprint)
         _clear(folder, None if done else part)
         if done:
             return folder
-        masked = any(row.masks() for row in (rows or {}).values())
+        masked = any(row.masks for row in (rows or {}).values())
         for inner in ("images", "examples") + (("masks",) if masked else ()):
             (part / inner).mkdir(parents=True, exist_ok=True)
         job = Job(source, part, settings, key, paths.suspected_text(name))
         job.suspects.mkdir(parents=True, exist_ok=True)
         try:
             with Journal(part.with_suffix(".journal"), len(files)) as journal:
-                _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+                _convert(job, files, rows, journal, progress, workers)
                 _finish(job, name, files, rows, journal, fingerprint)
         except ValueError:  # these inputs cannot become a dataset: nothing to go on with
             _clear(folder, None)
@@ -84,7 +80,7 @@ def check(
     settings: PrepareSettings = DEFAULTS,
     progress: bool = True,
     workers: int | None = None,
-    layout: Layout | None = None,
+    layout: sources.Layout | None = None,
 ) -> dict:
     """What `prepare` would come to, in the form of a dataset.json, with nothing written but a file that goes again.
 
@@ -95,7 +91,7 @@ def check(
     files, rows = _look_through(source, labels, settings, layout)
     job = Job(source, None, settings, pseudonyms.key(make=False))
     with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
-        _convert(job, files, rows, journal, progress, workers or _workers(len(files)))
+        _convert(job, files, rows, journal, progress, workers)
         return manifest.outcome(journal, files, rows, settings)[1]
 
 
@@ -109,36 +105,30 @@ def phantom(
     from tqdm.auto import tqdm
 
     _check(name, None)
-    source = paths.raw(f"phantom-{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}")
+    numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
+    source = paths.raw(f"phantom-{numbers}-{size.mix}")
     with (
         _alone(source),
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False, delay=1) as bar,
     ):
         _clear(source, None)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
-        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n))
+        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
     return prepare(source, None, name, settings, progress)
 
 
 def _look_through(
-    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: Layout | None
-) -> tuple[list[str], dict[str, source_labels.Row] | None]:
-    """The files of the source and what the labels CSV says of them, or a ValueError before any work."""
-    in_folders = layout is not None and layout.folders
-    if in_folders and labels:
-        raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
-    table = None if in_folders else _labels_path(source, labels)
-    if layout and not in_folders and not table:
-        raise ValueError("this layout needs its label file: --labels CSV")
-    labelled = table or in_folders
-    rows = source_labels.read(table, source, settings.split == "given", layout) if labelled else None
-    masks = [mask for row in (rows or {}).values() for mask in row.masks().values()]
-    files = source_labels.find(source, [table, *masks] if table else [])
+    source: Path, labels: str | Path | None, settings: PrepareSettings, layout: sources.Layout | None
+) -> tuple[list[str], dict[str, sources.Row] | None]:
+    """The files of the source and what its labels say of them, or a ValueError before any work."""
+    files, rows = sources.read(source, labels, settings.split == "given", layout)
     if not files:
         raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
     if paths.prepared().resolve().is_relative_to(source):
         raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
-    _check_split(rows, settings)
+    if rows and settings.split != "given":  # files that are rejected later may still make a class too small
+        groups = [(settings.split == "patient" and row.patient) or file for file, row in rows.items()]
+        split([row.label for row in rows.values()], groups, settings)
     return files, rows
 
 
@@ -149,24 +139,10 @@ def _check(name: str, workers: int | None) -> None:
         raise ValueError(f"workers = {workers}: there must be at least 1")
 
 
-def _labels_path(source: Path, labels: str | Path | None) -> Path | None:
-    path = Path(labels) if labels else source / "labels.csv"
-    return path.parent.resolve() / path.name if labels or path.is_file() else None
-
-
-def _check_split(rows: dict | None, settings: PrepareSettings) -> None:
-    """Refuse classes that are too small before the work; files rejected later may still make them so."""
-    if rows and settings.split != "given":
-        groups = [(settings.split == "patient" and row.patient) or file for file, row in rows.items()]
-        split([row.label for row in rows.values()], groups, settings)
-    if rows is None and settings.split == "given":
-        raise ValueError("split=given needs a labels CSV with a column split")
-
-
-def _workers(files: int) -> int:
-    if files < FEW:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _is_invented(source: Path) -> bool:
+    """Whether the source says of itself that the phantom made it: then nobody's pseudonym needs a secret."""
+    record = source / sources.RECORD
+    return record.is_file() and b'"pneumo_nb.phantom"' in record.read_bytes()
 
 
 @contextmanager
@@ -192,7 +168,7 @@ def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: lis
     state = hmac.new(key, f"{manifest.FORMAT} {settings.digest()} ".encode(), "sha256")
     for pair in sorted(rows.items(), key=lambda pair: pair[0]):
         state.update(repr(pair).encode("utf-8", "surrogateescape"))
-    masks = [mask for row in rows.values() for mask in row.masks().values()]
+    masks = [mask for row in rows.values() for mask in row.masks.values()]
     for path in [source / file for file in files] + sorted(masks):
         try:
             found = path.lstat()
@@ -210,33 +186,33 @@ def _done(folder: Path, fingerprint: str) -> bool:
         return False
 
 
-def _convert(job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int) -> None:
+def _convert(
+    job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int | None
+) -> None:
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
     from tqdm.auto import tqdm
 
-    ids = [pseudonyms.image_id(job.key, os.fsencode(file)) for file in files]
-    if len(set(ids)) < len(ids):  # about 1 chance in 600,000 at 30,000 files
-        raise ValueError("two files have one pseudonym: rename one of them")
     for entry in journal:
         if "reason" not in entry and not _is_whole(job.folder / entry["file"], entry["sha256"]):
             journal.forget(entry["position"])
     bar = tqdm(total=len(files), initial=len(journal), desc="prepare", unit=" files", disable=not progress)
 
     def tasks() -> Iterator[Task]:
-        for position, (file, image_id) in enumerate(zip(files, ids, strict=True), start=1):
+        for position, file in enumerate(files, start=1):
+            image_id = pseudonyms.image_id(job.key, os.fsencode(file))
             if position in journal:
                 continue
             if rows is None or file in rows:
-                yield Task(file, image_id, rows[file] if rows else source_labels.Row(), position)
+                yield Task(file, image_id, rows[file] if rows else sources.Row(), position)
             else:
                 journal.add({"position": position, "file": image_id, "reason": "it has no row in the labels CSV"})
                 bar.update()
 
     with bar:
-        for task, outcome in convert_all(job, tasks(), workers):
-            if "reason" in outcome:
-                outcome["file"] = task.image_id
-            journal.add({"position": task.position} | outcome)
+        workers = workers or (processes.cores() if len(files) >= FEW else 1)
+        for task, told in processes.spread(partial(convert.convert, job), tasks(), workers, imports=convert.LOADED):
+            told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
+            journal.add({"position": task.position, "file": task.image_id} | told)
             bar.update()
 
 
@@ -246,29 +222,24 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
-    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep the crops of suspected text."""
+    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep no crops but those of suspected text."""
     columns, told = manifest.outcome(journal, files, rows, job.settings)
     told = {"format": manifest.FORMAT, "name": name} | told
     told |= {"examples": _keep_examples(job, files, columns), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, columns, told)
-    _keep_suspects(job, {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")})
+    suspects = {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")}
+    for crop in job.suspects.glob("*.png"):
+        if crop.stem not in suspects:  # an earlier preparing left it
+            crop.unlink()
+    if not suspects:
+        job.suspects.rmdir()
 
 
 def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list[str]:
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
-    tasks = []
-    for label in sorted(set(columns["label"]), reverse=True):
-        first = columns["label"].index(label)
-        file = files[columns["position"][first] - 1]
-        tasks.append(Task(file, columns["image_id"][first], source_labels.Row()))
-    keep_examples(job, tasks)
+    first = [columns["label"].index(label) for label in sorted(set(columns["label"]), reverse=True)]
+    tasks = [Task(files[columns["position"][n] - 1], columns["image_id"][n], sources.Row()) for n in first]
+    for _, kept in processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED):
+        if kept is not True:
+            raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]
-
-
-def _keep_suspects(job: Job, wanted: set[str]) -> None:
-    """Remove crops that an earlier preparing left, and the folder if it is empty."""
-    for crop in job.suspects.glob("*.png"):
-        if crop.stem not in wanted:
-            crop.unlink()
-    if not wanted:
-        job.suspects.rmdir()

@@ -1,16 +1,32 @@
-"""JPG and PNG files: read as grey pixels with nothing else, and written without metadata."""
+"""Pixels -> grey levels: JPG and PNG files, read with nothing else and written without metadata; the greys of DICOM."""
 
+import math
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from pneumo_nb.prepare.dicom import Rejected, refuse_size
-
 JPG, PNG, DICOM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
+HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM without preamble: group 2 or 8 at once
+JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
+END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
+FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LARGEST_FILE = 400_000_000  # bytes: ten bytes for each pixel of the largest picture
+SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
+LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
+WIDE = 4  # times the values: a window that is wider was not made for them
+CLIPPED = 0.9  # share of the pixels: a window that makes more of them black or white was not made for them
+FEW = 0.25  # share of the grey scale: what the bulk of a radiograph fills no more of is close to flat
+
+
+class Rejected(ValueError):
+    """Why a file does not become an image: one line, without any free text from the file."""
 
 
 def load(path: Path) -> tuple[str, bytes]:
@@ -34,45 +50,65 @@ def load(path: Path) -> tuple[str, bytes]:
 
 
 def _kind(start: bytes) -> str:
-    for name, found in (("dicom", start[128:] == DICOM), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
+    is_dicom = start[128:] == DICOM or HEADLESS.match(start)
+    for name, found in (("dicom", is_dicom), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
         if found:
             return name
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
+def refuse_size(width: int, height: int, what: str = "its size") -> None:
+    """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
+    if min(width, height) < SMALLEST_SIDE:
+        raise Rejected(f"{what} is {width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
+    if width * height > LARGEST_PICTURE:
+        raise Rejected(f"{what} is {width} x {height} pixels, more than {LARGEST_PICTURE:,}")
+
+
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
-    Colour is accepted only if all three channels are equal. White is taken to be dense; an EXIF orientation is ignored,
-    as are all other metadata. Raises Rejected for a file that is cut short, in colour, transparent or of a wrong size.
+    Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
+    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Rejected for a file
+    that is cut short, in colour, transparent or of a wrong size.
     """
     refuse_size(*_size(content))
     picture = decode(content)
-    if picture.ndim == 3:
-        if picture.shape[2] != 3:
-            raise Rejected("it has an alpha channel")
-        if (picture[..., :1] != picture[..., 1:]).any():
-            raise Rejected("it is a colour picture: its channels differ")
-        picture = np.ascontiguousarray(picture[..., 0])
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise Rejected(f"its pixels are {picture.dtype}, not 8 or 16 bits")
-    if picture.min() == picture.max():
+    if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
+        raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
+    picture = one_channel(picture)
+    counts = histogram(picture)
+    if np.count_nonzero(counts) == 1:
         raise Rejected("all its pixels have one grey value")
+    low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
+    grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
     height, width = picture.shape
     facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
-    facts |= {"view": "", "body_part": "", "modality": "", "transfer_syntax": "", "rendering": ""}
-    return _to_bits(picture, bits), facts
+    facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
+    facts |= {"grey_range": "unknown" if flat else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    return look_up(levels(grey, bits), picture), facts
+
+
+def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
+    """(height, width) of a picture that has one channel, or several with equal colours; Rejected for any other."""
+    if picture.ndim == 2:
+        return picture
+    if (picture[..., :1] != picture[..., 1:3]).any():
+        raise Rejected(f"{what} is a colour picture (its channels differ): save it in grey")
+    return np.ascontiguousarray(picture[..., 0])
 
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    whole = content.rstrip(b"\0\r\n ").endswith(b"\xff\xd9") if content[:3] == JPG else b"IEND" in content[-12:]
+    end = _end(content)
+    if not end:
+        raise Rejected("it ends before the end of the image")
     try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8, end), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         picture = None
     if picture is None:
-        raise Rejected("its pixels cannot be decoded" if whole else "it ends before the end of the image")
+        raise Rejected("its pixels cannot be decoded")
     return picture
 
 
@@ -88,7 +124,8 @@ def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
 def tile(path: Path, side: int) -> np.ndarray:
     """A prepared image shrunk to (side, side) of uint8, to be seen among many."""
     picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    return _to_bits(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), 8)
+    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    return small if small.dtype == np.uint8 else (small // 257).astype(np.uint8)
 
 
 def unusual(tiles: np.ndarray) -> np.ndarray:
@@ -102,25 +139,174 @@ def unusual(tiles: np.ndarray) -> np.ndarray:
     return (distance / (np.median(distance, axis=0) + 1)).mean(axis=(1, 2))
 
 
-def _to_bits(picture: np.ndarray, bits: int) -> np.ndarray:
-    have = 8 * picture.itemsize
-    if have == bits:
-        return picture
-    return (picture // 257).astype(np.uint8) if bits == 8 else picture.astype(np.uint16) * 257
-
-
 def _size(content: bytes) -> tuple[int, int]:
     """Width and height as the file says, found before anything is decoded."""
     if content[:8] == PNG:
         return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    place = 2
-    while place + 9 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = content[place + 5 : place + 7], content[place + 7 : place + 9]
+    for marker, place in _segments(content):
+        if marker in FRAME_HEADERS:
+            height, width = content[place + 3 : place + 5], content[place + 5 : place + 7]
             return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     raise Rejected("it has no frame header")
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Each marker of a JPG and the place behind it, up to the end of the image."""
+    place, marker = 2, 0
+    while marker not in (END_OF_JPG, START_OF_JPG) and (found := JPG_MARKER.search(content, place)):
+        marker, place = found[1][0], found.end()
+        yield marker, place
+        place += int.from_bytes(content[place : place + 2], "big")
+
+
+def _end(content: bytes) -> int | None:
+    """How many bytes the image takes, without what may follow it; None if it ends too early."""
+    if content[:8] != PNG:
+        return next((place for marker, place in _segments(content) if marker == END_OF_JPG), None)
+    place, kind = 8, b""
+    while kind != b"IEND" and place < len(content):
+        kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
+    return place if kind == b"IEND" and place <= len(content) else None
+
+
+def histogram(picture: np.ndarray) -> np.ndarray:
+    """How many pixels of a (height, width) of uint8 or uint16 have each value: (256,) or (65536,)."""
+    values = 2 ** (8 * picture.itemsize)
+    return cv2.calcHist([picture], [0], None, [values], [0, values]).ravel().astype(np.int64)
+
+
+def few_rows(picture: np.ndarray) -> np.ndarray:
+    """About a million pixels of a (height, width), as every n-th row."""
+    return picture[:: max(1, picture.size >> 20)]
+
+
+def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
+    """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
+
+    `counts` (values,) are the pixels of each value from `least` on, as many values as are declared. If a range of
+    fewer whole bits, such as 12 bits of 16, holds all that occur, it is taken: more bits are declared than are used.
+    """
+    low, high = (int(value) + least for value in np.flatnonzero(counts)[[0, -1]])
+    half = 2 ** max(1, max(high, ~low).bit_length())
+    whole = (-half, half - 1) if low < 0 else (0, half - 1)
+    if 2 * (whole[1] - whole[0] + 1) <= len(counts):
+        return *whole, "used"
+    return least, least + len(counts) - 1, "declared"
+
+
+def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Greys (values,) that leave no radiograph flat, and whether the radiograph would be flat without, or is.
+
+    `grey` rises or falls from 0 to 1 over the values; `counts` are the pixels of each. If the bulk of the pixels, 99 %
+    of them without the least and the greatest value (padding, borders, dead pixels), fills no more than FEW of the
+    scale, it is spread over it, with half as much room on both sides; unless a window has cut it off.
+    """
+    used = np.flatnonzero(counts)
+    inner = used[1:-1] if len(used) > 2 else used
+    share = counts[inner].cumsum() / counts[inner].sum()
+    first, last = (int(inner[np.searchsorted(share, part)]) for part in (0.005, 0.995))
+    start, middle, end = (grey[value] for value in (first, (first + last) // 2, last))
+    if abs(end - start) > FEW:
+        return grey, counts[(grey <= 0) | (grey >= 1)].sum() > CLIPPED * counts.sum()
+    if 0.05 * abs(end - start) < abs(middle - start) < 0.95 * abs(end - start):
+        room = (last - first) // 2
+        ends = grey[[max(first - room, used[0]), min(last + room, used[-1])]]
+        grey = (grey - ends.min()) / np.ptp(ends)
+    return grey, True
+
+
+def rendered(header: Any, counts: np.ndarray, least: int, voi: bool) -> tuple[np.ndarray, str, str]:
+    """Grey from 0 to 1 of each value of a DICOM file (a table is far shorter than a picture), how, and by what range.
+
+    `header` is that of dicom.read; `counts` (values,) are the pixels of each value from `least` on.
+    """
+    padding = header.first("PixelPaddingValue")
+    if padding is not None:  # it is rendered, but says nothing of the range
+        others = np.where(np.arange(len(counts)) == int(padding - least) % len(counts), 0, counts)
+        counts = others if others.any() else counts
+    x, low, high, known = _modality_values(header, counts, least)
+    grey, rendering = (x - low) / (high - low), "range"
+    table = _through_lut(header, "VOILUTSequence", x) if voi else None
+    centre, width = header.first("WindowCenter"), header.first("WindowWidth")
+    function = header.text("VOILUTFunction") or "LINEAR"
+    if table:
+        (entries, white, known), rendering = table, "VOI LUT"
+        grey = entries / white
+    elif voi and centre is not None and width is not None and (width >= 1 or (width > 0 and function != "LINEAR")):
+        least_used, most_used = x[counts > 0].min(), x[counts > 0].max()
+        around = centre - width / 2 <= least_used and most_used <= centre + width / 2
+        if around and WIDE * (most_used - least_used) <= width:
+            known = "used"
+        else:
+            grey, rendering, known = window(x, centre, width, function), "window", "declared"
+    grey, flat = spread(grey, counts)
+    return grey, rendering, "unknown" if flat else known
+
+
+def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.ndarray, float, float, str]:
+    """Values after the modality LUT or rescale, the least and greatest there can be, and by what range."""
+    stored = np.arange(least, least + len(counts))
+    table = _through_lut(header, "ModalityLUTSequence", stored)
+    if table:
+        return table[0], 0.0, *table[1:]
+    slope, intercept = header.first("RescaleSlope"), header.first("RescaleIntercept") or 0.0
+    low, high, known = used_range(counts, least)
+    if slope is not None and not (slope and math.isfinite(slope * 65536 + intercept)):
+        header.faulty.add("RescaleSlope")
+        slope, intercept = None, 0.0
+    slope = 1.0 if slope is None else slope
+    return stored * slope + intercept, *sorted((low * slope + intercept, high * slope + intercept)), known
+
+
+def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, float, str] | None:
+    """PS3.3 C.11.1.1.1: entries for values, the largest there can be, and whether that is 'declared' or 'used'.
+
+    Below the table its first entry holds, above it its last. None without a table, or with a faulty one.
+    pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
+    """
+    items = header.value(keyword)
+    if not items:
+        return None
+    with suppress(Exception):
+        item = items[0]
+        count, first, bits = (int(value) for value in item.LUTDescriptor)
+        count = count % 65536 or 65536
+        first -= 65536 if first > 32767 and x.min() < 0 else 0  # the sign is lost where the VR says unsigned
+        data = item.LUTData
+        if isinstance(data, bytes):  # of words, or packed bytes
+            words = ("<" if header.elements.file_meta.TransferSyntaxUID.is_little_endian else ">") + "u2"
+            data = np.frombuffer(data, words if len(data) >= 2 * count else np.uint8)
+        entries = np.asarray(data, np.float64)[:count]
+        most, white = int(entries.max()), 2**bits - 1
+        known = "declared" if white // 2 <= most <= white else "used"
+        white = white if known == "declared" else 2 ** max(1, most.bit_length()) - 1
+        return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], white, known
+    header.faulty.add(keyword)
+    return None
+
+
+def window(x: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1: values to grey between 0 and 1."""
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((x - centre) / width + 0.5, 0, 1)
+    if width == 1:
+        return (x > centre - 0.5).astype(np.float64)
+    return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def levels(grey: np.ndarray, bits: int, inverse: bool = False) -> np.ndarray:
+    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16.
+
+    Inverting these, not the fractions, makes a picture and its inverse exactly inverse; taking the nearest makes one
+    picture come out the same whether it was stored as MONOCHROME1 or 2.
+    """
+    white = 2**bits - 1
+    nearest = np.floor(np.clip(grey, 0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
+    return white - nearest if inverse else nearest
+
+
+def look_up(table: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The level of each value by its lowest bits, as many as `table` is long for; those above repeat the table."""
+    return cv2.LUT(picture, np.resize(table, 256 if picture.dtype == np.uint8 else 65536))

@@ -3,35 +3,80 @@
 import csv
 import hashlib
 import json
+import os
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable
-from itertools import compress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from pneumo_nb import paths
-from pneumo_nb.prepare.splits import leak_groups, overlap, split
+from pneumo_nb.prepare.sources import DISEASE
+from pneumo_nb.prepare.splits import REMEDY, leak_groups, overlap, split
 from pneumo_nb.settings import PrepareSettings
 
-FORMAT = 2  # of the prepared folder; another number makes every dataset be prepared anew
-MANIFEST = ["image_id", "file", "patient_id", "label", "stage", "split"]
+FORMAT = 3  # of the prepared folder; another number makes every dataset be prepared anew
+MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
-MANIFEST += ["acquired", "suspected_text", "source_sha256", "sha256"]
+MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
 COUNTED = ["position", "image_id", "patient_id", "label", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part", "acquired"]
+COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]
+LISTED = {  # what a person should look at: a column of the manifest, and what `summary` says of how many have it
+    "grey_range": "are shown nearly flat, since the greys that they use are not known",
+    "contradiction": "have headers that contradict themselves (--set polarity=photometric overrules the shape)",
+    "faulty": "have faulty elements, which were left out",
+}
 REJECTS = ["file", "position", "reason"]
+UNKNOWN, PLACEHOLDER = "nothing: each image its own patient", "a placeholder, taken for one patient"
+NOT_KNOWN = UNKNOWN, PLACEHOLDER
+MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both on it may be no patient
 
 
-def read_dataset(name: str) -> tuple[Any, dict]:
-    """Manifest (a DataFrame, labels as text) and dataset.json of a prepared dataset; ValueError names what there is."""
-    import pandas as pd
+class Journal:
+    """What converting tells of each file, on disk: found again after a kill, and never all in memory.
 
-    folder = paths.finished(name)
-    as_text = {"label": str, "stage": str, "view": str, "photometric": str}
-    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype=as_text)
-    manifest["spacing_mm"] = pd.to_numeric(manifest["spacing_mm"], errors="coerce")
-    return manifest, json.loads((folder / "dataset.json").read_text())
+    Entries have a position from 1 on and are appended, one JSON line each; read back in the order of positions. A line
+    that a kill cut short counts as not written. Of two entries for one position the last counts.
+    """
+
+    def __init__(self, path: Path, positions: int):
+        self._file = path.open("a+b")
+        self._places = array("q", [-1]) * (positions + 1)
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            self._places[json.loads(line)["position"]] = end
+            end += len(line)
+        self._file.truncate(end)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, position: int) -> bool:
+        return self._places[position] >= 0
+
+    def __len__(self) -> int:
+        return sum(place >= 0 for place in self._places)
+
+    def add(self, entry: dict) -> None:
+        """Append `entry`, which has a "position"; once this returns, a kill of this process cannot undo it."""
+        self._places[entry["position"]] = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+    def forget(self, position: int) -> None:
+        """Take it that there is no entry for this position."""
+        self._places[position] = -1
+
+    def __iter__(self) -> Iterator[dict]:
+        for place in self._places:
+            if place >= 0:
+                self._file.seek(place)
+                yield json.loads(self._file.readline())
 
 
 def summary(dataset: dict) -> str:
@@ -50,10 +95,31 @@ def summary(dataset: dict) -> str:
     if counts.get("suspected_text"):
         where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
         lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
-    if "test" in counts["parts"]:
-        leaked, patients = dataset["overlap"], counts["test_patients"]
-        lines.append(f"{leaked} of the {patients} patients of the test part are also in training")
-    return "\n".join(lines)
+    for column, told in LISTED.items():
+        if number := counts.get(column):
+            lines.append(f"{number} radiographs {told}: see {column} in manifest.csv")
+    return "\n".join(lines + _leakage(counts))
+
+
+def _leakage(counts: dict) -> list[str]:
+    """What can be said of patients on both sides of the split, and of those that nothing is known of."""
+    if "test" not in counts["parts"] or "share_a_patient" not in counts:  # prepared before format 3
+        return []
+    unknown, shared, patients = counts["of_unknown_patients"], counts["share_a_patient"], counts["test_patients"]
+    cannot = f"so that leakage cannot be excluded: {REMEDY}"
+    lines = [f"{_sharing(shared)}, perhaps a placeholder, and count as one patient, {cannot}"] if shared else []
+    if unknown:
+        lines.append(f"the patients of {unknown} images are not known, {cannot}")
+    if patients:
+        known = " known" * bool(unknown or shared)
+        leaked = counts["test_patients_in_training"]
+        lines.append(f"{leaked} of the {patients}{known} patients of the test part are also in training")
+    return lines
+
+
+def _sharing(shared: list[int]) -> str:
+    told = " and ".join(map(str, shared[:3])) + " and ..." * (len(shared) > 3)
+    return f"{told} radiographs bear one PatientID" + " each" * (len(shared) > 1)
 
 
 def _class(label: str) -> str:
@@ -103,7 +169,8 @@ def _columns(accepted: Iterable[dict]) -> dict[str, list]:
     columns: dict[str, list] = {column: [] for column in COUNTED}
     for entry in accepted:
         for column, values in columns.items():
-            values.append(sys.intern(entry[column]) if isinstance(entry[column], str) else entry[column])
+            told = entry.get(column, "")
+            values.append(sys.intern(told) if isinstance(told, str) else told)
     return columns
 
 
@@ -117,27 +184,49 @@ def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settin
         raise ValueError(f"all accepted radiographs have label {found[0]}: both classes are needed")
     if settings.split == "paper":
         return split(found, columns["sha256"], settings)
-    return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
+    try:
+        return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
+    except ValueError as refusal:
+        shared = list(_sharers(columns).values())
+        raise ValueError(f"{_sharing(shared)}: {refusal}" if shared else str(refusal)) from None
 
 
 def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> dict:
     parts: dict[str, dict[str, int]] = {}
     for (part, label), number in sorted(Counter(zip(columns["split"], columns["label"], strict=True)).items()):
         parts.setdefault(part, {})[label] = number
-    accepted, in_test = len(columns["label"]), [part == "test" for part in columns["split"]]
+    accepted, patients, shared = len(columns["label"]), columns["patient_id"], _sharers(columns)
+    named = {who for who, told in zip(patients, columns["patient_from"], strict=True) if told not in NOT_KNOWN}
+    in_test = {who for who, part in zip(patients, columns["split"], strict=True) if part == "test"}
+    known = named - set(shared)
     return {
         "found": found,
         "accepted": accepted,
         "rejected": found - accepted,
         "reasons": reasons,
         "parts": parts,
-        "patients": len(set(columns["patient_id"])),
-        "test_patients": len(set(compress(columns["patient_id"], in_test))),
+        "patients": len(set(patients)),
+        "test_patients": len(in_test & known),
+        "test_patients_in_training": overlap(columns, among=known),
+        "of_unknown_patients": sum(who not in known and who not in shared for who in patients),
+        "share_a_patient": list(shared.values()),
         "duplicates": accepted - len(set(columns["sha256"])),
         "duplicates_with_two_labels": _ambiguous(columns["sha256"], columns["label"]),
         "uids_of_two_pictures": _ambiguous(columns["uid"], columns["sha256"]),
+        "grey_range": columns["grey_range"].count("unknown"),
+        "less_grey_than_declared": columns["grey_range"].count("used"),
+        **{column: len(columns[column]) - columns[column].count("") for column in ("faulty", "contradiction")},
         "body_part_guessed": columns["body_part"].count("guessed"),
     }
+
+
+def _sharers(columns: dict[str, list]) -> dict[str, int]:
+    """Patients who may be none, since very many images bear their name or it is a placeholder, and how many do."""
+    named = zip(columns["patient_id"], columns["patient_from"], strict=True)
+    placeholders = {patient for patient, told in named if told == PLACEHOLDER}
+    many = max(MANY, SHARE * len(columns["patient_id"]))
+    images = Counter(columns["patient_id"]).most_common()
+    return {who: n for who, n in images if n >= many or (who in placeholders and n > 1)}
 
 
 def _ambiguous(names: Iterable[str], values: Iterable[str]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pneumo_nb import paths
 
+PUBLIC = bytes(32)  # in place of the secret where all patients are invented: the same pseudonyms on every machine
+
 
 def key(make: bool = True) -> bytes:
     """The secret of this project folder, made on first use and readable by its owner only.
@@ -65,6 +67,11 @@ def shifted(secret: bytes, patient: str, day: date) -> date:
 def patient_id(secret: bytes, patient: str) -> str:
     """Pseudonym of a patient: p- and 12 hexadecimal digits."""
     return "p-" + digest(secret, "patient", _bytes(patient))[:12]
+
+
+def instance(secret: bytes, uid: str) -> str:
+    """Pseudonym of a SOPInstanceUID: 16 hexadecimal digits, or '' for none."""
+    return digest(secret, "instance", _bytes(uid))[:16] if uid else ""
 
 
 def _bytes(patient: str) -> bytes:

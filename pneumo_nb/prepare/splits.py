@@ -1,9 +1,12 @@
 """The four-to-one split into training set and testing set (Section 2.1), and what leaks across it."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Container, Hashable, Sequence
 
 import numpy as np
+
+REMEDY = "a column patient_id in the labels CSV tells people apart, --set split=paper splits by image"
 
 
 def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[str]:
@@ -26,10 +29,22 @@ def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[s
     for part in ("train", "test", "validation")[: 3 if settings.validation_fraction else 2]:
         for label in sorted(set(labels)):
             if not any(a == label and b == part for a, b in zip(labels, parts, strict=True)):
-                count = len({g for g, a in zip(groups, labels, strict=True) if a == label})
-                what = "images" if settings.split == "paper" else "patients"
-                raise ValueError(f"label {label} has {count} {what}: too few for one in the {part} part; add some")
+                held = Counter(group for group, a in zip(groups, labels, strict=True) if a == label)
+                raise ValueError(_too_few(label, part, held, settings))
     return parts.tolist()
+
+
+def _too_few(label: str, part: str, held: Counter, settings) -> str:
+    """Why no image of a class came into a part, and what would help; `held` counts the images of each group."""
+    images, one = held.total(), "picture" if settings.split == "paper" else "patient"
+    told = f"label {label} has {images} images of {len(held)} {one}{'s' * (len(held) > 1)}: "
+    told += f"too few for one in the {part} part; "
+    fraction = {"test": settings.test_fraction, "validation": settings.validation_fraction}.get(part, 1)
+    if math.floor(fraction * images + 1e-9) == 0:
+        return told + f"add some, or raise {part}_fraction = {fraction:g}"
+    if len(held) == images or one == "picture":
+        return told + "add some"
+    return told + f"{max(held.values())} count as one patient's, by a shared PatientID or as copies: {REMEDY}"
 
 
 def _draw(labels: list[str], groups: list[Hashable], fraction: float, chance: np.random.Generator) -> list[int]:
@@ -68,12 +83,14 @@ def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[str]:
     return [top("patient " + patient) for patient in patients]
 
 
-def overlap(manifest, column: str = "patient_id") -> int:
+def overlap(manifest, column: str = "patient_id", among: Container | None = None) -> int:
     """How many patients of the testing set have images in the training set or the validation part too.
 
-    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead.
+    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead. Only those
+    `among` these are counted, by default all.
     """
     sides: dict[str, set] = {}
     for name, part in zip(manifest[column], manifest["split"], strict=True):
-        sides.setdefault(name, set()).add(part)
+        if among is None or name in among:
+            sides.setdefault(name, set()).add(part)
     return sum("test" in parts and len(parts - {"test", "none"}) > 0 for parts in sides.values())

@@ -60,12 +60,6 @@ def pairings(first: Counts, second: Counts, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["b", "c", "p"])
 
 
-def mcnemar_range(first: Counts, second: Counts, metric: str) -> tuple[float, float]:
-    """The smallest and the largest exact McNemar p over all `pairings`."""
-    p = pairings(first, second, metric)["p"]
-    return float(p.min()), float(p.max())
-
-
 def newcombe(first: int, first_trials: int, second: int, second_trials: int) -> tuple[float, float]:
     """95 % interval of a difference of two unpaired proportions (Newcombe 1998, Stat. Med. 17:873, method 10)."""
     (low_1, high_1), (low_2, high_2) = wilson(first, first_trials), wilson(second, second_trials)

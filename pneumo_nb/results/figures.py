@@ -1,4 +1,4 @@
-"""Every plot of the notebooks: plain data in, a matplotlib Figure out."""
+"""Every plot that several notebooks draw: plain data in, a matplotlib Figure out that no matplotlibrc changes."""
 
 import io
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from string import ascii_lowercase
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -17,66 +18,35 @@ from pneumo_nb import metrics
 PALETTE = sns.color_palette("colorblind")
 PAPER_COLOUR = PALETTE[3]
 METRICS = ("accuracy", "precision", "recall", "f1")
+LETTER = 0.08  # inches across a letter of a label
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
+def ours():
+    """A decorator, or a `with` block, in which matplotlib's own defaults hold, whatever its user has set."""
+    return style.context("default")
+
+
+class FigureByDefaults(Figure):
+    """A figure that is drawn, too, under `ours`: fonts and layout are decided as late as that."""
+
+    @ours()
+    def draw(self, renderer):
+        super().draw(renderer)
+
+    @ours()
+    def get_tightbbox(self, *args, **more):
+        return super().get_tightbbox(*args, **more)
+
+    @ours()
+    def savefig(self, *args, **more):
+        super().savefig(*args, **more)
+
+
+@ours()
+def panels(rows: int, columns: int, size: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
     """A figure of that size in inches and its (rows, columns) axes; unknown to pyplot, so a notebook shows it once."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = FigureByDefaults(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
-
-
-def radiograph(axes, image: np.ndarray, title: str = "") -> None:
-    """Draw one (height, width) radiograph, black to white over its own range of bits."""
-    axes.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
-    axes.set_title(title, fontsize=9)
-    axes.axis("off")
-
-
-def figure_1(before: np.ndarray, after: np.ndarray) -> Figure:
-    """Figure 1: image and histogram, (a, b) before and (c, d) after histogram equalisation."""
-    figure, panels = _panels(2, 2, (8, 6.5), width_ratios=(1, 1.4))
-    for row, (image, name, letters) in enumerate(((before, "original", "ab"), (after, "transformed", "cd"))):
-        radiograph(panels[row, 0], image, f"({letters[0]}) {name} image")
-        panels[row, 1].hist(image.ravel(), bins=128, range=(0, np.iinfo(image.dtype).max), color=PALETTE[0])
-        panels[row, 1].set(title=f"({letters[1]}) {name} histogram", xlabel="grey level", ylabel="pixels")
-    return figure
-
-
-def figure_2(steps: Sequence[tuple[str, str]]) -> Figure:
-    """Figure 2: the preparation as a row of boxes, each a step and what it left, joined by arrows."""
-    figure, ((axes,),) = _panels(1, 1, (2.0 * len(steps), 1.7))
-    axes.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-1, 1))
-    axes.axis("off")
-    for place, (step, left) in enumerate(steps):
-        box = {"boxstyle": "round,pad=0.5", "facecolor": "#eef3f7", "edgecolor": PALETTE[0]}
-        axes.text(place, 0, f"{step}\n\n{left}", ha="center", va="center", fontsize=9, bbox=box)
-        if place:
-            arrow = {"arrowstyle": "->", "color": PALETTE[0], "linewidth": 1.5}
-            axes.annotate("", (place - 0.36, 0), (place - 0.64, 0), arrowprops=arrow)
-    return figure
-
-
-def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, width: float = 1.7) -> Figure:
-    """Radiographs, or RGB pictures, side by side, each with its title and `width` inches wide."""
-    rows = max(1, -(-len(images) // columns))
-    height = width * images[0].shape[0] / images[0].shape[1] if len(images) else width
-    figure, panels = _panels(rows, columns, (width * columns, (height + 0.25) * rows))
-    for panel in panels.flat:
-        panel.axis("off")
-    for panel, image, title in zip(panels.flat, images, titles, strict=False):
-        radiograph(panel, image, title)
-    return figure
-
-
-def mosaic(tiles: np.ndarray, columns: int = 20) -> Figure:
-    """Many small radiographs, (images, side, side) of uint8, edge to edge in rows from the top left."""
-    rows, side = max(1, -(-len(tiles) // columns)), tiles.shape[1]
-    sheet = np.full((rows * columns, side, side), 255, np.uint8)
-    sheet[: len(tiles)] = tiles
-    sheet = sheet.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
-    figure, ((axes,),) = _panels(1, 1, (8, 8 * rows / columns))
-    radiograph(axes, sheet)
-    return figure
 
 
 def jpeg(figure: Figure, quality: int = 50) -> bytes:
@@ -86,41 +56,46 @@ def jpeg(figure: Figure, quality: int = 50) -> bytes:
     return content.getvalue()
 
 
-def figure_4(layers: int) -> Figure:
-    """Figure 4: a dense block of that many layers; an arc from each feature map to every layer behind it."""
-    figure, ((axes,),) = _panels(1, 1, (1.3 * (layers + 1), 2.9))
-    for place in range(layers + 1):
-        axes.text(place, 0, f"$x_{place}$", ha="center", va="center", fontsize=12, zorder=3,
-                  bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3f7", "edgecolor": PALETTE[place]})  # fmt: skip
-        for later in range(place + 1, layers + 1):
-            arrow = {"arrowstyle": "->", "color": PALETTE[place], "linewidth": 1.3, "shrinkA": 14, "shrinkB": 14,
-                     "connectionstyle": f"arc3,rad={-0.45 if later > place + 1 else 0}"}  # fmt: skip
-            axes.annotate("", (later, 0), (place, 0), arrowprops=arrow)
-        if place:
-            axes.text(place, -0.55, f"$H_{place}$: BN, ReLU,\n3 x 3 conv", ha="center", va="center", fontsize=8)
-    axes.set(xlim=(-0.5, layers + 0.5), ylim=(-0.8, 1.1))
+@ours()
+def radiograph(axes, image: np.ndarray, title: str = "") -> None:
+    """Draw one (height, width) radiograph, black to white over its own range of bits."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+    axes.set_title(title, fontsize=9)
     axes.axis("off")
+
+
+@ours()
+def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, width: float = 1.7) -> Figure:
+    """Radiographs, or RGB pictures, side by side, each with its title and `width` inches wide."""
+    rows = max(1, -(-len(images) // columns))
+    height = width * images[0].shape[0] / images[0].shape[1] if len(images) else width
+    figure, shown = panels(rows, columns, (width * columns, (height + 0.25) * rows))
+    for panel in shown.flat:
+        panel.axis("off")
+    for panel, image, title in zip(shown.flat, images, titles, strict=False):
+        radiograph(panel, image, title)
     return figure
 
 
+@ours()
 def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     """Figure 7: the training process, two panels for each entry: loss and accuracy; precision, recall and F1 score.
 
     `histories` maps a heading ("n = 1") to the histories of all seeds; every seed is a thin line, the median a thick
     one. Testing is drawn solid, training dashed.
     """
-    figure, panels = _panels(len(histories), 2, (10, 3.3 * len(histories)))
+    figure, shown = panels(len(histories), 2, (10, 3.3 * len(histories)))
     letters = cycle(ascii_lowercase)
-    for row, (heading, seeds) in zip(panels, histories.items(), strict=True):
+    for row, (heading, seeds) in zip(shown, histories.items(), strict=True):
         for panel, names in zip(row, (("loss", "accuracy"), ("precision", "recall", "f1")), strict=True):
             for colour, name in zip(PALETTE, names, strict=False):
-                for split, style in (("test", "-"), ("train", "--")):
+                for split, line in (("test", "-"), ("train", "--")):
                     if split == "train" and name in METRICS[1:]:
                         continue
                     curves = pd.concat([seed.set_index("epoch")[f"{split}_{name}"] for seed in seeds], axis=1)
-                    panel.plot(curves, style, color=colour, linewidth=0.6, alpha=0.5)
+                    panel.plot(curves, line, color=colour, linewidth=0.6, alpha=0.5)
                     label = f"{'testing' if split == 'test' else 'training'} {name}"
-                    panel.plot(curves.median(axis=1), style, color=colour, linewidth=2, label=label)
+                    panel.plot(curves.median(axis=1), line, color=colour, linewidth=2, label=label)
             panel.set(title=f"({next(letters)}) {heading}: {', '.join(names)}", xlabel="epoch", ylim=(0, None))
             panel.legend(fontsize=8)
     return figure
@@ -129,33 +104,22 @@ def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
 def beside_the_paper(rows: pd.DataFrame) -> Figure:
     """A panel for each metric: the paper's value and every seed's of this run, with Wilson's 95 % intervals.
 
-    `rows` has the columns source ("paper" or "run"), column, and for each metric its value, `<metric>_low` and
+    `rows` has the columns source ("paper" or "run"), column, seed, and for each metric its value, `<metric>_low` and
     `<metric>_high` (NaN where undefined; F1 has no Wilson interval).
     """
-    figure, (panels,) = _panels(1, 4, (11, 0.9 + 0.5 * len(rows) ** 0.9), sharey=True)
-    names = [f"{row.column}, {'paper' if row.source == 'paper' else f'seed {row.seed}'}" for row in rows.itertuples()]
-    for panel, metric in zip(panels, METRICS, strict=True):
-        for height, row in enumerate(rows.to_dict("records")):
-            colour = PAPER_COLOUR if row["source"] == "paper" else PALETTE[0]
-            if f"{metric}_low" in row:
-                panel.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [height] * 2, color=colour)
-            panel.plot(row[metric], height, "o", color=colour)
-        panel.set(title={"f1": "F1 score"}.get(metric, metric), xlim=(-0.02, 1.02))
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
-    return figure
-
-
-def effective_weights(readings: pd.DataFrame) -> Figure:
-    """For each reading of Eq. 7 the effective weight of a positive against a negative: columns reading, ratio."""
-    figure, ((axes,),) = _panels(1, 1, (7, 0.6 + 0.35 * len(readings)))
-    sns.barplot(readings, x="ratio", y="reading", color=PALETTE[0], ax=axes)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.bar_label(axes.containers[0], fmt="%.2f", padding=3)
-    axes.margins(x=0.12)
-    axes.set(xlabel="effective weight of a positive : a negative", ylabel="")
-    return figure
+    whose = ["paper" if row.source == "paper" else f"seed {row.seed}" for row in rows.itertuples()]
+    long = [
+        rows.assign(
+            panel={"f1": "F1 score"}.get(metric, metric),
+            label=rows["column"] + ", " + whose,
+            group=rows["source"].replace("run", "this run"),
+            value=rows[metric],
+            low=rows.get(f"{metric}_low", np.nan),
+            high=rows.get(f"{metric}_high", np.nan),
+        )
+        for metric in METRICS
+    ]
+    return intervals(pd.concat(long), xlim=(-0.03, 1.03))
 
 
 def _colours(groups: Sequence[str]) -> dict[str, tuple]:
@@ -166,43 +130,44 @@ def _colours(groups: Sequence[str]) -> dict[str, tuple]:
 
 
 def _legend(figure: Figure, colours: dict[str, tuple], line: str = "-") -> None:
-    """Name the groups' colours below the panels, if there is more than one."""
+    """Name the groups' colours below the panels, if there is more than one; as many in a row as find room."""
     if len(colours) > 1:
-        handles = [
-            Line2D([], [], marker="o", color=colour, linestyle=line, label=name) for name, colour in colours.items()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+        handles = [Line2D([], [], marker="o", color=of, linestyle=line, label=name) for name, of in colours.items()]
+        room = int(figure.get_figwidth() / LETTER / (6 + max(map(len, colours))))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
 
 
-def _mark(axes, marks: dict[str, float]) -> None:
-    """A dashed vertical line for each mark, its name in the legend."""
-    for style, (name, value) in zip(("--", ":", "-."), marks.items(), strict=False):
-        axes.axvline(value, color="black", linestyle=style, linewidth=1.2, label=name)
-    if marks:
-        axes.legend(fontsize=8)
+def _legend_below(axes, **more) -> None:
+    """A legend under a panel's own axis label, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=8, ncols=2, **more)
 
 
-def intervals(rows: pd.DataFrame, xlabel: str = "", at: float | None = None) -> Figure:
+def _said(sentence: str) -> Figure:
+    """A figure that says in words why there is none."""
+    figure, ((axes,),) = panels(1, 1, (6, 0.6))
+    axes.text(0, 0.5, sentence)
+    axes.axis("off")
+    return figure
+
+
+@ours()
+def intervals(
+    rows: pd.DataFrame, xlabel: str = "", at: float | None = None, xlim: tuple[float, float] | None = None
+) -> Figure:
     """A forest plot: each row's value as a dot on its interval, from top to bottom.
 
     `rows` has the columns label, value, low, high, and may have group (a colour) and panel (side by side). Rows with
     one label lie close together. `at` draws a line, such as 0 for no difference. NaN is written out as undefined.
     """
     if rows.empty:
-        figure, ((axes,),) = _panels(1, 1, (4, 0.6))
-        axes.text(0, 0.5, "nothing to compare: there is one column only")
-        axes.axis("off")
-        return figure
+        return _said("nothing to compare: there is one column only")
     rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
-    labels, names, colours = (
-        list(dict.fromkeys(rows["label"])),
-        list(dict.fromkeys(rows["panel"])),
-        _colours(rows["group"]),
-    )
+    labels, names, colours = rows["label"].unique().tolist(), rows["panel"].unique(), _colours(rows["group"])
     crowd = rows.groupby(["panel", "label"]).size().max()
-    size = (2.5 + max(4.0, 2.1 * len(names)), 1.1 + 0.3 * len(labels) * crowd**0.7)
-    figure, (panels,) = _panels(1, len(names), size, sharey=True)
-    for panel, name in zip(panels, names, strict=True):
+    width = LETTER * max(map(len, labels)) + max(5.0, 2.3 * len(names))
+    size = (min(12, width), 1.1 + 0.3 * len(labels) * crowd**0.7)
+    figure, (shown,) = panels(1, len(names), size, sharey=True)
+    for panel, name in zip(shown, names, strict=True):
         inside = rows[rows["panel"] == name]
         for row, turn in zip(inside.to_dict("records"), inside.groupby("label").cumcount(), strict=True):
             height, colour = labels.index(row["label"]) + (turn - (crowd - 1) / 2) * 0.7 / crowd, colours[row["group"]]
@@ -212,51 +177,69 @@ def intervals(rows: pd.DataFrame, xlabel: str = "", at: float | None = None) -> 
                 panel.text(0.5, height, "undefined", transform=panel.get_yaxis_transform(), ha="center", va="center")
         if at is not None:
             panel.axvline(at, color="black", linewidth=0.8)
-        panel.set(title=name, xlabel=xlabel)
+        panel.set(title=name, xlabel=xlabel, xlim=xlim)
+        panel.xaxis.set_major_locator(MaxNLocator(4 if len(names) > 1 else 8))
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(labels)), labels)
-    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    shown[0].set_yticks(range(len(labels)), labels)
+    shown[0].set_ylim(len(labels) - 0.5, -0.5)
     _legend(figure, colours)
     return figure
 
 
+@ours()
 def dots(rows: pd.DataFrame, xlabel: str, marks: dict[str, float] | None = None, log: bool = False) -> Figure:
     """Every row as a dot on the line of its label: columns label, value, and perhaps group; `marks` are named lines."""
     rows = rows if "group" in rows else rows.assign(group="")
-    labels, colours = list(dict.fromkeys(rows["label"])), _colours(rows["group"])
-    figure, ((axes,),) = _panels(1, 1, (8, 1.3 + 0.36 * len(labels)))
-    for turn, (group, colour) in enumerate(colours.items()):
-        inside = rows[rows["group"] == group]
-        lift = 0.2 * (turn - (len(colours) - 1) / 2)  # so that equal values of two groups are both seen
-        axes.plot(inside["value"], inside["label"].map(labels.index) + lift, "o", color=colour, alpha=0.7)
-    axes.set(xlabel=xlabel, xscale="log" if log else "linear", ylim=(len(labels) - 0.5, -0.5))
+    figure, ((axes,),) = panels(1, 1, (8, 1.3 + 0.36 * rows["label"].nunique()))
+    colours = _dotted(axes, rows)
+    axes.set(xlabel=xlabel, xscale="log" if log else "linear")
     if log:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif (rows["value"] % 1 == 0).all():
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yticks(range(len(labels)), labels)
-    axes.grid(axis="both", alpha=0.3)
-    _mark(axes, marks or {})
+    for line, (name, value) in zip(("--", ":", "-."), (marks or {}).items(), strict=False):
+        axes.axvline(value, color="black", linestyle=line, linewidth=1.2, label=name)
+    if marks:
+        axes.legend(fontsize=8)
     _legend(figure, colours, line="")
     return figure
 
 
-def histograms(values: dict[str, Sequence[float]], xlabel: str, marks: dict[str, float] | None = None) -> Figure:
-    """How often each value came up, as a share of each entry of `values`; `marks` are named lines."""
-    figure, ((axes,),) = _panels(1, 1, (8, 3.2))
-    long = pd.DataFrame(
-        [(value, name) for name, of_name in values.items() for value in of_name], columns=["value", "name"]
-    )
-    discrete = bool((long["value"] % 1 == 0).all())
-    more = {"discrete": discrete, "stat": "proportion", "common_norm": False, "element": "step"}
-    for (name, inside), colour in zip(long.groupby("name", sort=False), _colours(values).values(), strict=True):
-        sns.histplot(inside, x="value", color=colour, label=name, alpha=0.25, ax=axes, **more)
-    axes.set(xlabel=xlabel, ylabel="share")
-    axes.legend(fontsize=8)
-    _mark(axes, marks or {})
+def _dotted(axes, rows: pd.DataFrame) -> dict[str, tuple]:
+    """Dots on the lines of their labels, each group a little apart, so that equal values of two are both seen."""
+    labels, colours = rows["label"].unique().tolist(), _colours(rows["group"])
+    for turn, (group, colour) in enumerate(colours.items()):
+        inside = rows[rows["group"] == group]
+        lift = (turn - (len(colours) - 1) / 2) * min(0.2, 0.7 / len(colours))
+        axes.plot(inside["value"], inside["label"].map(labels.index) + lift, "o", color=colour, alpha=0.7)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="both", alpha=0.3)
+    return colours
+
+
+@ours()
+def by_truth(found: dict[str, pd.DataFrame]) -> Figure:
+    """AUC by what is known of the disease, a dot for each seed: a panel for each entry of `tables.by_truth`.
+
+    Beside each value stands how many patients have it. Entries without a row are left out.
+    """
+    known = {by: rows for by, rows in found.items() if len(rows)}
+    if not known:
+        return _said("stage and letter of these radiographs are not known")
+    columns = max(rows["column"].nunique() for rows in known.values())
+    least = min(rows["auc"].min() for rows in known.values())
+    figure, (shown,) = panels(1, len(known), (10, 1.9 + 0.36 * columns), sharey=True)
+    for panel, (by, rows) in zip(shown, known.items(), strict=True):
+        group = [f"{row.value} ({row.positives} patients)" for row in rows.itertuples()]
+        colours = _dotted(panel, rows.assign(label=rows["column"], group=group, value=rows["auc"]))
+        handles = [Line2D([], [], marker="o", color=of, linestyle="", label=name) for name, of in colours.items()]
+        _legend_below(panel, handles=handles)
+        panel.set(title=f"by {by}", xlabel="AUC against all negatives", xlim=(least - 0.03, 1.02))
     return figure
 
 
+@ours()
 def roc_and_precision_recall(
     curves: dict[str, Sequence[tuple[Sequence[int], Sequence[float]]]], points: dict[str, metrics.Counts] | None = None
 ) -> Figure:
@@ -264,7 +247,7 @@ def roc_and_precision_recall(
 
     `points` are confusion matrices to mark in both panels, such as the paper's. The legends give the median area.
     """
-    figure, ((left, right),) = _panels(1, 2, (10, 4.6))
+    figure, ((left, right),) = panels(1, 2, (10, 4.8 + 0.1 * (len(curves) + len(points or {}))))
     for (name, seeds), colour in zip(curves.items(), _colours(curves).values(), strict=True):
         for labels, probabilities in seeds:
             roc, curve = metrics.roc(labels, probabilities), metrics.precision_recall(labels, probabilities)
@@ -272,12 +255,8 @@ def roc_and_precision_recall(
             right.step(curve["recall"], curve["precision"], color=colour, linewidth=1.2, alpha=0.8, where="post")
         for panel, area, short in ((left, metrics.auc, "AUC"), (right, metrics.average_precision, "AP")):
             median = np.median([area(*seed) for seed in seeds])
-            panel.plot(
-                [],
-                [],
-                color=colour,
-                label=f"{name}: {short} {median:.3f}" if median == median else f"{name}: {short} undefined",
-            )
+            told = f"{median:.3f}" if median == median else "undefined"
+            panel.plot([], [], color=colour, label=f"{name}: {short} {told}")
     for (name, counts), marker in zip((points or {}).items(), cycle("o^sDvP*X"), strict=False):
         left.plot(1 - counts.specificity, counts.recall, marker, color=PAPER_COLOUR, label=name)
         right.plot(counts.recall, counts.precision, marker, color=PAPER_COLOUR, label=name)
@@ -286,24 +265,5 @@ def roc_and_precision_recall(
     right.set(xlabel="recall", ylabel="precision", title="precision and recall")
     for panel in (left, right):
         panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        panel.legend(fontsize=8)
-    return figure
-
-
-def reliability(curves: dict[str, pd.DataFrame]) -> Figure:
-    """Reliability curves, each a frame of `metrics.reliability`; the dotted diagonal is a calibrated network."""
-    figure, ((axes,),) = _panels(1, 1, (5.6, 5))
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
-    for (name, curve), colour in zip(curves.items(), _colours(curves).values(), strict=True):
-        axes.vlines(curve["predicted"], curve["low"], curve["high"], color=colour, linewidth=1, alpha=0.6)
-        axes.plot(
-            curve["predicted"], curve["observed"], "o-", color=colour, label=f"{name} ({curve['images'].sum()} images)"
-        )
-    axes.set(
-        xlabel="mean predicted probability",
-        ylabel="observed share of positives",
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-    )
-    axes.legend(fontsize=8)
+        _legend_below(panel)
     return figure

@@ -1,25 +1,33 @@
-"""Maps under the hand: controls over pictures that `interpret` and `overlays` make."""
+"""Maps under the hand: controls over pictures that `interpret` and `overlays` make, and the same without a kernel."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from html import escape
 
 import numpy as np
 import pandas as pd
 import torch
 from ipywidgets import HTML, Dropdown, Image, IntSlider, Layout, Stack, VBox, jsdlink
 
-from pneumo_nb import metrics
 from pneumo_nb.results import interpret, overlays
 from pneumo_nb.train import dataset
 from pneumo_nb.train.runs import Run
 
-OUTCOMES = (  # in the order of the choice
-    "true positive",
-    "false positive",
-    "false negative",
-    "true negative",
-)
+OUTCOMES = ("true positive", "false positive", "false negative", "true negative")  # in the order of the choice
 SHOWN = 600  # pixels across which a map and its overlay are shown at least, however small they are kept
+SCRIPT = """
+for (const [from, to] of LINKS) {
+  const source = document.getElementById(from), target = document.getElementById(to);
+  const show = () => {
+    const place = source.tagName === "SELECT" ? source.selectedIndex : Number(source.value);
+    [...target.children].forEach((child, number) => { child.hidden = number !== place; });
+    if (source.nextElementSibling) source.nextElementSibling.value = source.value;
+  };
+  source.addEventListener("input", show);
+  show();
+}
+"""
 NOT_DRAWN = "This radiograph is drawn when it is chosen in a running notebook."
 
 
@@ -105,7 +113,7 @@ class Explorer(VBox):
             overlays.grey(self._data.images[position, 0].numpy(), self._data.white, self._side),
             interpret.feature_maps(net, feed.images(place), layer)[0],
             dataset.width_mm(self._data.manifest.iloc[position], fit),
-            *dataset.masks(self._data, place, fit).get("opacities", []),
+            *dataset.masks(self._data, place).get("opacities", []),
         )
         return [overlays.webp(picture) for picture in pictures]
 
@@ -114,7 +122,9 @@ def by_outcome(run: Run) -> dict[str, int]:
     """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
     test = run.predictions[run.predictions["split"] == "test"]
     called = test["probability"] >= run.record["threshold"]
-    test = test.assign(outcome=metrics.outcomes(test["label"], called), sure=(test["probability"] - 0.5).abs())
+    right = np.where(test["label"] == called, "true ", "false ")
+    outcome = np.char.add(right, np.where(called, "positive", "negative"))
+    test = test.assign(outcome=outcome, sure=(test["probability"] - 0.5).abs())
     test = test.sort_values("sure", ascending=False, kind="stable")
     turn = test.groupby("outcome").cumcount()
     order = pd.DataFrame({"later": turn > 0, "outcome": test["outcome"].map(OUTCOMES.index)})
@@ -131,3 +141,57 @@ def _choice(name: str, options: Sequence[str]) -> Dropdown:
 
 def _wide() -> dict:
     return {"style": {"description_width": "6em"}, "layout": Layout(width="40em", max_width="100%")}
+
+
+def html(model_id: str, models: dict[str, dict]) -> str:
+    """One widget as HTML that moves with no kernel, by its id in a notebook's saved `models` (id -> name, state...).
+
+    What the browser can do by itself comes along: stacks of pictures that a slider or a choice is linked to. A control
+    without such a link is shown as it was left. Nothing, if there is no link, as in a progress bar.
+    """
+    links = [
+        (_bare(state["source"][0]), _bare(state["target"][0]))
+        for state in (model["state"] for model in models.values() if model["model_name"].endswith("LinkModel"))
+        if state["target"][1] == "selected_index"
+    ]
+    inside = _element(model_id, models, links)
+    moving = [link for link in links if all(f'id="{end}"' in inside for end in link)]
+    script = "{" + SCRIPT.replace("LINKS", json.dumps(moving)) + "}"
+    return f'<div class="widget">{inside}<script>{script}</script></div>' if moving else ""
+
+
+def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]]) -> str:
+    model = models.get(model_id, {"model_name": "", "state": {}})
+    kind, state = model["model_name"].removesuffix("Model"), model["state"]
+    children = [_element(_bare(child), models, links) for child in state.get("children", [])]
+    if kind in ("VBox", "HBox"):
+        return "<div>" + "".join(children) + "</div>"
+    if kind == "Stack":
+        return f'<div id="{model_id}">' + "".join(f"<div hidden>{child}</div>" for child in children) + "</div>"
+    if kind == "Image":
+        width = models.get(_bare(state.get("layout", "")), {"state": {}})["state"].get("width") or "auto"
+        source = f"data:image/{state.get('format', 'png')};base64,{model['buffers'][0]['data']}"
+        return f'<img alt="picture" style="width: {escape(width)}" src="{source}">'
+    if kind == "HTML":
+        return f"<p>{state.get('value', '')}</p>"
+    name = f"<span>{escape(state.get('description', ''))}</span>"
+    if kind == "IntSlider":
+        limits = " ".join(f'{end}="{state.get(end, usual)}"' for end, usual in (("min", 0), ("max", 100), ("value", 0)))
+        return f'<label>{name}<input type="range" id="{model_id}" {limits}><output></output></label>'
+    return f"<label>{name}{_select(model_id, models, links)}</label>" if kind == "Dropdown" else ""
+
+
+def _select(model_id: str, models: dict[str, dict], links: list[tuple[str, str]]) -> str:
+    """A choice; the options whose picture was not drawn, or all if it moves nothing here, cannot be chosen."""
+    state, options = models[model_id]["state"], []
+    moved = [models[target]["state"]["children"] for source, target in links if source == model_id and target in models]
+    for place, text in enumerate(state.get("_options_labels", [])):
+        drawn = all(models[_bare(children[place])]["model_name"] != "HTMLModel" for children in moved)
+        mark = (" selected" if place == state.get("index") else "") + ("" if drawn else " disabled")
+        options.append(f"<option{mark}>{escape(text)}</option>")
+    still = "" if moved else ' disabled title="needs a running notebook"'
+    return f'<select id="{model_id}"{still}>' + "".join(options) + "</select>"
+
+
+def _bare(reference: str) -> str:
+    return reference.removeprefix("IPY_MODEL_")

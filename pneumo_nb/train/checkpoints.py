@@ -10,7 +10,7 @@ from torch import nn
 
 from pneumo_nb import paths
 
-FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
+CHECKPOINT_FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
 
 
 def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
@@ -18,7 +18,7 @@ def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torc
 
     `identity` and `done` hold tensors, numbers, text, lists and dicts only.
     """
-    state = {"identity": {"format": FORMAT} | identity, "done": done}
+    state = {"identity": {"format": CHECKPOINT_FORMAT} | identity, "done": done}
     content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
     torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
     with paths.whole(path) as file:
@@ -41,7 +41,7 @@ def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.o
         theirs = dict(saved["identity"])
     except Exception:  # zipfile, torch and pickle raise many kinds
         raise ValueError(f"{name} is damaged or no checkpoint: remove it to train from the start") from None
-    ours = {"format": FORMAT} | identity
+    ours = {"format": CHECKPOINT_FORMAT} | identity
     differing = [f"{key} = {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value]
     if differing:
         raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pneumo_nb import paths
-from pneumo_nb.train import memory
+from pneumo_nb import paths, prepared
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import machine
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
-COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,18 @@ class Dataset:
     images: Tensor  # (images, 1, size, size), uint8, or int32 for 16 bits
     labels: Tensor  # (images,), int64: 0 negative, 1 pneumoconiosis
     white: int  # the grey level of white: 255 or 65535
+    image_size: int  # pixels a side
+    fit: str  # how each radiograph became square
+
+    def refuse_others(self, settings: TrainSettings) -> None:
+        """A ValueError unless these radiographs are at the size and of the fit that the settings say."""
+        wanted = {name: getattr(settings, name) for name in ("image_size", "fit")}
+        if wanted != (here := {name: getattr(self, name) for name in wanted}):
+            told, asked = (", ".join(f"{name} = {value}" for name, value in each.items()) for each in (here, wanted))
+            raise ValueError(
+                f"the radiographs of {self.name!r} were loaded at {told}, and the settings say {asked}:"
+                " load them by these settings"
+            )
 
     def part(self, split: str) -> np.ndarray:
         """Positions of the training set (`train`), the testing set (`test`) or the validation part (`validation`)."""
@@ -52,17 +65,12 @@ class Feed:
     def __init__(self, data: Dataset, device: torch.device, channels: int, normalisation: str):
         """`channels` repeats the grey image; `normalisation` is none, dataset or imagenet (see `mean_and_sd`)."""
         fits = device.type == "cpu" or data.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-        self.device, self.white, self.channels = device, data.white, channels
+        self.device, self.white, self.channels, self.image_size = device, data.white, channels, data.image_size
         self._images = data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
         mean, sd = data.mean_and_sd(normalisation)
         self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
         self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self._images.shape[-1]
 
     @property
     def on_gpu(self) -> bool:
@@ -82,49 +90,66 @@ class Feed:
         return self._labels[torch.as_tensor(positions, device=self.device)]
 
 
-def load(name: str, image_size: int, fit: str = "stretch") -> Dataset:
-    """Read the prepared dataset `name`, its labels, and its images as `image_size` x `image_size` grey levels.
+def load(name: str, settings: TrainSettings) -> Dataset:
+    """Read the prepared dataset `name`, its labels, and its images as squares, as `image_size` and `fit` say.
 
     Each file is compared with the SHA-256 in the manifest first. A ValueError names what is missing, changed or
-    unlabelled; a MemoryError says how large the images could be. `fit` is the way to a square: `stretch` as in Section
-    3.1, `pad` with black, or `crop` the centre.
+    unlabelled; a MemoryError says how large the images could be.
     """
     folder = paths.finished(name)
-    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
+    manifest, about = prepared.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
-    memory.refuse_too_many(len(manifest), image_size, 1 if first.itemsize == 1 else 4)
-    images = np.empty((len(manifest), 1, image_size, image_size), dtype=np.uint8 if first.itemsize == 1 else np.int32)
+    size, kind = settings.image_size, np.dtype(np.uint8 if first.itemsize == 1 else np.int32)
+    needed, room = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
+    if needed > room:
+        raise MemoryError(
+            f"{len(manifest)} radiographs at image_size = {size} take {needed / 2**30:.1f} GiB; {room / 2**30:.1f} GiB"
+            f" are free in memory: image_size = {math.isqrt(room // (len(manifest) * kind.itemsize))} would fit"
+        )
+    images = np.empty((len(manifest), 1, size, size), kind)
     for position, row in enumerate(manifest.itertuples()):
-        images[position, 0] = square(_read(folder, row), image_size, fit)
+        images[position, 0] = square(_read(folder, row), size, settings.fit)
     return Dataset(
         name=name,
-        hash=json.loads((folder / "dataset.json").read_text())["hash"],
+        hash=about["hash"],
         manifest=manifest,
         images=torch.from_numpy(images),
         labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
         white=255 if first.itemsize == 1 else 65535,
+        image_size=size,
+        fit=settings.fit,
     )
 
 
-def masks(data: Dataset, positions: np.ndarray, fit: str = "stretch") -> dict[str, np.ndarray]:
+def hash_of(name: str) -> str:
+    """What tells the prepared dataset of that name from all others; empty where there is none of the name."""
+    about = paths.prepared(name) / "dataset.json"
+    return json.loads(about.read_text())["hash"] if about.is_file() else ""
+
+
+def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
     """What is known of these radiographs, as bools (radiographs, size, size) of the size that the network sees.
 
     Of `lungs` and `opacities` those of which every one of the radiographs has a mask; often, of real ones, neither.
     """
-    folder, size = paths.prepared(data.name) / "masks", data.images.shape[-1]
-    known = {}
+    folder, known = paths.prepared(data.name) / "masks", {}
     for name in ("lungs", "opacities"):
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
-            known[name] = np.stack([square(mask, size, fit) >= COVERED[name] * 255 for mask in read])
+            known[name] = np.stack(
+                [square(mask, data.image_size, data.fit) >= prepared.COVERED[name] * 255 for mask in read]
+            )
     return known
 
 
 def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """A (height, width) radiograph -> (size, size); shrinking averages areas, growing interpolates linearly."""
+    """A (height, width) radiograph -> (size, size); shrinking averages areas, growing interpolates linearly.
+
+    `fit` is the way there: `stretch` as in Section 3.1, `pad` with black, or `crop` the centre.
+    """
     height, width = image.shape
     if fit == "crop":
         side = min(height, width)

@@ -1,10 +1,8 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pneumo_nb import processes
 from pneumo_nb.metrics import Counts, choose_threshold
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import checkpoints, losses, machine, memory, models
+from pneumo_nb.train import checkpoints, losses, machine, models
 from pneumo_nb.train.dataset import Dataset, Feed
 
 
@@ -47,8 +46,9 @@ def fit(
     belong to them; a MemoryError what to lower; a FloatingPointError names the epoch and step at which the loss stopped
     being a number.
     """
-    _refuse_unfit(settings, data)
-    machine.refuse_unfit(settings, device)
+    data.refuse_others(settings)
+    _refuse_one_sided(settings, data)
+    machine.refuse_incapable(settings, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     feed = Feed(data, device, settings.channels, settings.normalisation)
@@ -60,12 +60,12 @@ def fit(
     training = data.part("train")
     images, step = len(training), _step(settings, net, optimiser, feed)
     evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
-    room = memory.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
-    machine.keep_memory(room > 3)  # as much as it may come to
+    room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
+    processes.keep_memory(room > 3)  # as much as it may come to
     with (
-        memory.shortage_named(settings, device),
-        _deterministic(settings.deterministic),
-        machine.precision(settings.precision),
+        machine.shortage_named(settings, device),
+        machine.arithmetic(settings),
+        machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
         _bar(settings, images, len(done["history"]), progress) as bar,
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
@@ -90,26 +90,23 @@ def fit(
         epoch_reported=_reported(settings, done["history"]),
         threshold=_threshold(settings, data, probabilities),
         seconds=done["seconds"],
-        peak_memory_mib=memory.peak_mib(device),
+        peak_memory_mib=machine.peak_mib(device),
     )
 
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
     """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
-    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+    with machine.own_cores(feed.device.type == "cpu"):
+        return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
 
 
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
     """The training set of one epoch, shuffled by (seed, epoch) and cut: positions within `labels`, (images,).
 
-    With the `sampler` reading of Eq. 7 as many images are drawn with replacement, positives n times as often. A lone
-    last image joins the batch before it, since batch normalisation cannot normalise a single value.
+    A lone last image joins the batch before it, since batch normalisation cannot normalise a single value.
     """
     random = np.random.default_rng([settings.seed, epoch, 0])
-    order = random.permutation(len(labels))
-    if settings.loss == "sampler":
-        weight = np.where(labels == 1, settings.scale_factor, 1.0)
-        order = random.choice(len(labels), len(labels), p=weight / weight.sum())
+    order = losses.drawn(labels, settings.loss, settings.scale_factor, random)
     cuts = list(range(settings.batch_size, len(order), settings.batch_size))
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
@@ -139,7 +136,7 @@ def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]
         optimiser.step()
         return loss.detach(), logits.detach()
 
-    return machine.recorded(step, settings.batch_size) if feed.on_gpu else step
+    return machine.as_cuda_graph(step, settings.batch_size) if feed.on_gpu else step
 
 
 def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
@@ -207,7 +204,7 @@ def _threshold(settings: TrainSettings, data: Dataset, probabilities: np.ndarray
     return choose_threshold(data.labels.numpy()[chosen_on], probabilities[chosen_on], settings.threshold)
 
 
-def _refuse_unfit(settings: TrainSettings, data: Dataset) -> None:
+def _refuse_one_sided(settings: TrainSettings, data: Dataset) -> None:
     for split, name in (("train", "training set"), ("test", "testing set")):
         labels = data.labels.numpy()[data.part(split)]
         if len(set(labels)) < 2:
@@ -236,20 +233,3 @@ def _network(settings: TrainSettings) -> nn.Module:
             raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
         checkpoints.load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
     return net
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Ask torch for reproducible algorithms, else for those it measures to be fastest; put its settings back after."""
-    filled, cudnn = torch.utils.deterministic, torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
-    torch.use_deterministic_algorithms(wanted)
-    filled.fill_uninitialized_memory = False  # a debugging aid that costs time
-    cudnn.benchmark = not wanted
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        filled.fill_uninitialized_memory, cudnn.benchmark = before[1:]

@@ -1,22 +1,36 @@
-"""How a training uses the machine: memory, precision, compilation, recording; in one place behind the network."""
+"""How a training uses the machine: memory, counted before it is taken, algorithms, precision, compilation."""
 
+import copy
 import ctypes
+import math
+import os
+import re
+import resource
 import shutil
+import sys
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pneumo_nb.settings import TrainSettings
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
+GIB = 2**30
+BESIDE_TENSORS = {"cpu": 1.1, "cuda": 1.0}  # times what tensors take: oneDNN has copies of its own
+STATUS, CGROUPS, OWN_CGROUP = map(Path, ("/proc/self/status", "/sys/fs/cgroup", "/proc/self/cgroup"))
 EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**23}  # at once: beyond, a CPU is no faster and needs more memory
+TORCH = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 COMPILERS = ("g++", "clang++", "c++")
 BEFORE_RECORDING = 3  # steps
 
 
-def refuse_unfit(settings: TrainSettings, device: torch.device) -> None:
+def refuse_incapable(settings: TrainSettings, device: torch.device) -> None:
     """A ValueError says what the device or the machine lacks for the precision or the compilation asked for."""
     if settings.precision == "tf32" and device.type != "cuda":
         raise ValueError("precision = 'tf32' is what GPUs of NVIDIA calculate with: choose float32 for a CPU, or bf16")
@@ -24,18 +38,121 @@ def refuse_unfit(settings: TrainSettings, device: torch.device) -> None:
         raise ValueError(f"compile = True needs a C++ compiler, {', '.join(COMPILERS)}; none is here: leave it False")
 
 
-def keep_memory(wanted: bool) -> None:
-    """Let this process keep the memory that it frees, or give all but small blocks back at once.
+def refuse_too_large(
+    settings: TrainSettings, net: nn.Module, device: torch.device, trained: int, evaluated: int
+) -> float:
+    """Stop before the first epoch if a training cannot fit into the memory that is free now; tell how often it would.
 
-    Each step asks for the same blocks again, and to get them zeroed by the system takes about as long as to compute
-    what goes into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself
-    glibc keeps blocks of up to 32 MiB; other C libraries are left as they are.
+    `net` and the dataset have their place already; what is to come are Adam's two moments, gradients and feature maps,
+    while training on `trained` images at once or evaluating `evaluated`. A MemoryError says what to lower, and by how
+    much; a ValueError that the network cannot train at this image size and batch size at all.
     """
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell:
-        tell(MMAP_THRESHOLD, 2**20)
-        tell(MMAP_MAX, 0 if wanted else 2**16)
-        tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
+    moments = 2 * sum(weight.nbytes for weight in net.parameters())
+    training, evaluating = (
+        int(BESIDE_TENSORS[device.type] * _dry_run(settings, net, images, training=learns))
+        for images, learns in ((trained, True), (evaluated, False))
+    )
+    room, needed = free(device) - moments, max(training, evaluating)
+    if needed <= room:
+        return room / needed
+    batch_size = int(trained * room / training) if room >= evaluating else 0
+    image_size = int(settings.image_size * math.sqrt(max(0.0, room / needed))) // 16 * 16
+    ways = [f"batch_size = {batch_size}"] * (batch_size >= 1) + [f"image_size = {image_size}"] * (image_size >= 16)
+    raise MemoryError(
+        f"{settings.model} at image_size = {settings.image_size} and batch_size = {settings.batch_size} needs about"
+        f" {(moments + needed) / GIB:.1f} GiB more; {free(device) / GIB:.1f} GiB are free"
+        f" {'on the GPU' if device.type == 'cuda' else 'in memory'}:"
+        f" {' or '.join(ways) or 'neither fewer nor smaller images'} would fit"
+    )
+
+
+def free(device: torch.device) -> int:
+    """Bytes that this process can still take, on a GPU or of the machine's memory and its container's share of it."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:  # glibc may keep what earlier runs freed
+        trim(0)
+    return min([psutil.virtual_memory().available, *_shares()])
+
+
+def peak_mib(device: torch.device) -> float:
+    """Most memory so far, in MiB: allocated on the GPU, or resident of this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if STATUS.is_file():  # Linux, where getrusage tells a process that has just begun the peak of its parent
+        return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _shares() -> Iterator[int]:
+    """Bytes left of what a container, or a cluster's job, may use: of this process's control group and those around."""
+    with suppress(OSError):  # not Linux
+        own = CGROUPS / OWN_CGROUP.read_text().splitlines()[-1].rpartition(":/")[2]
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError, KeyError):  # not limited: no file, or the word "max"
+                most, now = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                held = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield most - now + int(held["active_file"]) + int(held["inactive_file"])  # files are let go in need
+
+
+@contextmanager
+def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """If memory runs out all the same, say in one line what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise  # not what torch says on a CPU
+        error.with_traceback(None)  # its frames would keep the failed step's tensors
+        where = "the GPU's memory" if device.type == "cuda" else "memory"
+        raise MemoryError(
+            f"{where} ran out while training {settings.model}: lower batch_size = {settings.batch_size} or image_size ="
+            f" {settings.image_size}, by half to begin with, or end what else uses it"
+        ) from None
+
+
+def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: bool) -> int:
+    """Most bytes alive at once in one step over `images`, gradients included; only shapes are computed."""
+    net = copy.deepcopy(net).to("meta").train(training)
+    batch = torch.empty(images, settings.channels, settings.image_size, settings.image_size, device="meta")
+    with _Alive() as alive, torch.set_grad_enabled(training):
+        try:
+            logits = net(batch)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{settings.model} cannot train at image_size = {settings.image_size} and batch_size ="
+                f" {settings.batch_size}: {str(error).splitlines()[0]}"
+            ) from None
+        if training:
+            logits.sum().backward()
+    return batch.nbytes + alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors made while it is on, until they are let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._let_go, storage._cdata, storage.nbytes())
+        return made
+
+    def _let_go(self, storage: int, size: int) -> None:
+        self._known.discard(storage)
+        self.now -= size
 
 
 def at_once(image_size: int, device: torch.device) -> int:
@@ -55,32 +172,63 @@ def in_place(net: nn.Module) -> nn.Module:
 
 
 def adam(net: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Adam:
-    """Section 3.1's optimiser, in one pass over all weights; on a GPU such that `recorded` can hold its step too."""
-    return torch.optim.Adam(
-        net.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-        capturable=device.type == "cuda",
-    )
+    """Section 3.1's optimiser, in one pass over all weights; on a GPU such that `as_cuda_graph` can hold its step."""
+    rate, decay, gpu = settings.learning_rate, settings.weight_decay, device.type == "cuda"
+    return torch.optim.Adam(net.parameters(), lr=rate, weight_decay=decay, fused=True, capturable=gpu)
 
 
 @contextmanager
-def precision(name: str) -> Iterator[None]:
-    """How a GPU multiplies float32 numbers: all their bits, or with `tf32` 10 of the 23 after the point.
+def arithmetic(settings: TrainSettings) -> Iterator[None]:
+    """How torch calculates while a network trains; its own settings are put back afterwards.
 
-    torch alone would use TF32 in convolutions and nowhere else; its setting is put back afterwards. For `bf16` see
-    `forward`.
+    `deterministic` asks for reproducible algorithms, else for those it measures to be fastest. `precision` is how a GPU
+    multiplies float32 numbers: with all their bits, or with `tf32` 10 of the 23 after the point; torch alone would use
+    TF32 in convolutions and nowhere else. For `bf16` see `forward`.
     """
-    places = torch.backends.cuda.matmul, torch.backends.cudnn  # by the newer fp32_precision torch.compile may stop
-    before = [place.allow_tf32 for place in places]
+    filled, cudnn = torch.utils.deterministic, torch.backends.cudnn
+    places = torch.backends.cuda.matmul, cudnn  # by the newer fp32_precision torch.compile may stop
+    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
+    tf32 = [place.allow_tf32 for place in places]
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
+    torch.use_deterministic_algorithms(settings.deterministic)
+    filled.fill_uninitialized_memory = False  # a debugging aid that costs time
+    cudnn.benchmark = not settings.deterministic
     for place in places:
-        place.allow_tf32 = name == "tf32"
+        place.allow_tf32 = settings.precision == "tf32"
     try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
+        torch.use_deterministic_algorithms(before[0])
+        filled.fill_uninitialized_memory, cudnn.benchmark = before[1:]
+        for place, value in zip(places, tf32, strict=True):
             place.allow_tf32 = value
+
+
+@contextmanager
+def own_cores(wanted: bool = True) -> Iterator[None]:
+    """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
+
+    They wait for each other at the end of every layer. Beside another busy process the system may put two of them on
+    one core, and a training takes many times as long; so, about twice. No number changes. Processes that are started
+    meanwhile stay on one core too: not for what starts some.
+    """
+    cores, threads = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), torch.get_num_threads()
+    openmp = ctypes.CDLL(str(TORCH)) if TORCH.is_file() else None
+    if not (wanted and 1 < threads == len(cores) and hasattr(openmp, "GOMP_parallel")):
+        yield
+        return
+
+    def place(where: list[set[int]]) -> None:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        each = call(lambda _: os.sched_setaffinity(0, where[openmp.omp_get_thread_num()]))
+        openmp.GOMP_parallel(each, None, threads, 0)
+
+    place([{core} for core in cores])
+    try:
+        yield
+    finally:
+        place([set(cores)] * threads)
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -101,7 +249,7 @@ def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Ca
     return logits
 
 
-def recorded(step: Callable[..., tuple[Tensor, ...]], batch_size: int) -> Callable[..., tuple[Tensor, ...]]:
+def as_cuda_graph(step: Callable[..., tuple[Tensor, ...]], batch_size: int) -> Callable[..., tuple[Tensor, ...]]:
     """A training step on a GPU as one CUDA graph: the same kernels on the same numbers, started all at once.
 
     `step` takes tensors on the GPU, the first as long as the batch, and must not wait for the GPU. Its first calls run

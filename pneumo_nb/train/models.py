@@ -181,7 +181,7 @@ def parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
-def layers(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
+def layer_table(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     """Every convolution and linear layer in the order of the forward pass, with output size and parameters.
 
     A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; nothing is computed but
@@ -190,24 +190,14 @@ def layers(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     rows: list[dict] = []
     net = copy.deepcopy(net).to("meta").eval()
 
-    def note(name: str, layer: nn.Module):
-        def hook(_module, _inputs, output):
-            rows.append(
-                {
-                    "name": name,
-                    "kind": "conv" if isinstance(layer, nn.Conv2d) else "linear",
-                    "kernel": getattr(layer, "kernel_size", (0,))[0],
-                    "stride": getattr(layer, "stride", (0,))[0],
-                    "output": tuple(output.shape[1:]),
-                    "parameters": parameters(layer),
-                }
-            )
+    def note(layer: nn.Module, _inputs: tuple, output: Tensor, name: str) -> None:
+        about = {"name": name, "kind": "conv" if isinstance(layer, nn.Conv2d) else "linear"}
+        about |= {part: getattr(layer, f"{part}{end}", (0,))[0] for part, end in (("kernel", "_size"), ("stride", ""))}
+        rows.append(about | {"output": tuple(output.shape[1:]), "parameters": parameters(layer)})
 
-        return hook
-
-    counted = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for name, layer in counted:
-        layer.register_forward_hook(note(name, layer))
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(partial(note, name=name))
     with torch.no_grad():
         net(torch.empty(1, channels, image_size, image_size, device="meta"))
     return rows

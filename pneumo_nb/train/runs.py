@@ -1,4 +1,4 @@
-"""Settings -> key -> record: train a run once, load it ever after, and gather the records into tables."""
+"""Settings -> key -> record: train a run once, load it ever after, from its folder or from a reference."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from pneumo_nb import metrics, paths
+from pneumo_nb import metrics, paths, settings
 from pneumo_nb.settings import TrainSettings, digest
-from pneumo_nb.train import checkpoints, dataset, loop, models
+from pneumo_nb.train import checkpoints, dataset, loop, models, reference
 
-FORMAT = 3  # of a run's folder, and of what training means: raise it when equal settings would give other numbers
+RUN_FORMAT = 4  # of a record, and of what training means: raise it when equal settings would give other numbers
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Run:
 
     key: str
     record: dict
+    reference: str = ""  # that tells of it; empty: it has a folder of its own
 
     @property
     def settings(self) -> TrainSettings:
@@ -40,11 +41,15 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row for each epoch: loss, counts and metrics of training, validation and testing."""
+        if self.reference:
+            return reference.history(self.reference, self.key)
         return pd.read_csv(paths.runs(self.key) / "history.csv")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row for each radiograph: image_id, patient_id, split, label, probability of pneumoconiosis."""
+        if self.reference:
+            return reference.predictions(self.reference, self.key)
         return pd.read_csv(paths.runs(self.key) / "predictions.csv")
 
     def on(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -52,23 +57,52 @@ class Run:
         of_split = self.predictions[self.predictions["split"] == split]
         return of_split["label"].to_numpy(), of_split["probability"].to_numpy()
 
+    def truth(self) -> pd.DataFrame:
+        """What is known of each radiograph, by image_id: stage, letter, profusion, large; as text, empty if unknown."""
+        data = self.record["dataset"]
+        known = pd.DataFrame(columns=["image_id"], dtype=str)
+        if dataset.hash_of(data["name"]) == data["hash"]:
+            manifest = paths.prepared(data["name"]) / "manifest.csv"
+            known = pd.read_csv(manifest, keep_default_na=False, dtype=str)
+        elif self.reference:
+            known = reference.images(self.reference, self.key)
+        return known.set_index("image_id").reindex(columns=reference.TRUTH, fill_value="")
+
     def check_fits(self, data: dataset.Dataset) -> None:
-        """A ValueError unless the run was trained on this dataset, at this size."""
-        trained_on, size = self.record["dataset"], data.images.shape[-1]
+        """A ValueError unless the run was trained on this dataset, at this size and fit."""
+        trained_on = self.record["dataset"]
         if trained_on["hash"] != data.hash:
             raise ValueError(f"run {self.key!r} was trained on {trained_on['name']!r}, which is not this {data.name!r}")
-        if self.settings.image_size != size:
-            raise ValueError(
-                f"run {self.key!r} was trained at {self.settings.image_size} x {self.settings.image_size} pixels;"
-                f" the radiographs here are {size} x {size}"
-            )
+        data.refuse_others(self.settings)
 
     def network(self) -> torch.nn.Module:
-        """The trained network, on the CPU."""
+        """The trained network, on the CPU; a ValueError if it was not kept, or does not fit."""
+        if self.reference:
+            raise ValueError(
+                f"run {self.key} is known from outputs/reference/{self.reference}, which holds no weights:"
+                " ask for it with weights=True to train it here"
+            )
         net = models.build(**self.settings.architecture())
         weights = paths.runs(self.key) / "weights.safetensors"
         checkpoints.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
         return net.eval()
+
+
+def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, ...], torch.device, dataset.Dataset]:
+    """What a notebook trains with, from its names: settings, seeds, device and dataset.
+
+    `own` are capital names that are the notebook's own parameters, `fixed` settings that it does not leave open. The
+    phantom is made if it is missing. A ValueError names what is no parameter or has a wrong value.
+    """
+    settings.refuse_unknown(names, own)
+    base, seeds = TrainSettings.from_parameters(names, **fixed), settings.seeds(names["SEEDS"])
+    on, name = device(names["DEVICE"], elsewhere=bool(names.get("SCHEDULER"))), names["DATASET"]
+    if settings.is_phantom(name) and not paths.prepared(name).is_dir():
+        from pneumo_nb import prepare  # beside this folder, not below it: for this alone
+
+        sizes = settings.PhantomSettings.from_parameters(names)
+        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
+    return base, seeds, on, dataset.load(name, base)
 
 
 def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
@@ -85,7 +119,7 @@ def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
 
 def key(settings: TrainSettings, dataset_hash: str) -> str:
     """The name of a run's folder: a hash of all that decides its numbers, the contents of `initial_weights` too."""
-    decisive = {"settings": settings.model_dump(), "dataset": dataset_hash, "format": FORMAT}
+    decisive = {"settings": settings.model_dump(), "dataset": dataset_hash, "format": RUN_FORMAT}
     initial = Path(settings.initial_weights)
     if settings.initial_weights != "scratch" and initial.is_file():  # without the file, training refuses
         with initial.open("rb") as file:
@@ -93,19 +127,23 @@ def key(settings: TrainSettings, dataset_hash: str) -> str:
     return digest(decisive)[:16]
 
 
-def is_finished(run_key: str) -> bool:
-    """Whether there is a run of that key with all its files."""
-    return bool(run_key) and (paths.runs(run_key) / "record.json").is_file()
+def is_finished(run_key: str, weights: bool = False) -> bool:
+    """Whether there is a run of that key, in outputs/runs with all its files or, without `weights`, in a reference."""
+    own = bool(run_key) and (paths.runs(run_key) / "record.json").is_file()
+    return own or (not weights and run_key in reference.records())
 
 
 def load(run_key: str) -> Run:
     """The finished run of that key; a ValueError if there is none, or none that this version can read."""
     if not is_finished(run_key):
-        raise ValueError(f"there is no finished run {run_key!r} in outputs/runs")
-    record = _record(run_key)
-    if record["format"] != FORMAT:
-        raise ValueError(f"run {run_key} has format {record['format']}; this version reads and trains format {FORMAT}")
-    return Run(run_key, record)
+        raise ValueError(f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
+    own = is_finished(run_key, weights=True)
+    name, record = ("", _record(run_key)) if own else reference.records()[run_key]
+    if record["format"] != RUN_FORMAT:
+        raise ValueError(
+            f"run {run_key} has format {record['format']}; this version reads and trains format {RUN_FORMAT}"
+        )
+    return Run(run_key, record, name)
 
 
 def _record(run_key: str) -> dict:
@@ -116,18 +154,22 @@ def _record(run_key: str) -> dict:
         raise ValueError(f"record.json of run {run_key} is damaged: remove its folder to train it anew") from None
 
 
-def load_or_train(settings: TrainSettings, data: dataset.Dataset, on: torch.device, progress: bool = True) -> Run:
+def load_or_train(
+    settings: TrainSettings, data: dataset.Dataset, on: torch.device, progress: bool = True, weights: bool = False
+) -> Run:
     """The run with these settings on this dataset: loaded if it was trained before, else trained and stored.
 
     Two processes that ask for one run train it once: the second says so and waits for the first. A run that was
-    interrupted goes on from its last checkpoint.
+    interrupted goes on from its last checkpoint. One that a reference tells of is trained only if its `weights` are
+    asked for. A ValueError if the dataset was loaded otherwise than these settings say.
     """
+    data.refuse_others(settings)
     run_key = key(settings, data.hash)
     folder, checkpoint = paths.runs(run_key), paths.runs(run_key) / "checkpoint.pt"
-    if not is_finished(run_key) or checkpoint.is_file():
+    if not is_finished(run_key, weights) or checkpoint.is_file():
         with paths.alone(paths.runs(f".{run_key}.lock"), f"run {run_key}"):
             paths.clear(folder)
-            if not is_finished(run_key):
+            if not is_finished(run_key, weights):
                 trained = loop.fit(settings, data, on, checkpoint, progress)
                 _store(folder, settings, data, trained, on)
             checkpoint.unlink(missing_ok=True)
@@ -142,7 +184,7 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
     images = settings.epochs * int((predictions["split"] == "train").sum())
     record = {
         "key": folder.name,
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "settings": settings.model_dump(),
         "dataset": {"name": data.name, "hash": data.hash, "images": len(predictions)},
         "epoch_reported": trained.epoch_reported,
@@ -169,6 +211,8 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
-    keys = [path.parent.name for path in sorted(paths.runs().glob("*/record.json"))]
-    found = [Run(run_key, _record(run_key)) for run_key in keys]
-    return [run for run in found if run.record["format"] == FORMAT and run.record["dataset"]["hash"] == dataset_hash]
+    found = reference.records()
+    found |= {path.parent.name: ("", _record(path.parent.name)) for path in paths.runs().glob("*/record.json")}
+    found = {run_key: each for run_key, each in found.items() if each[1]["format"] == RUN_FORMAT}
+    every = [Run(run_key, record, name) for run_key, (name, record) in sorted(found.items())]
+    return [run for run in every if run.record["dataset"]["hash"] == dataset_hash]

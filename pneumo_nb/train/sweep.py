@@ -3,38 +3,45 @@
 import asyncio
 import logging
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import dask
 import torch
-from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed
-from distributed.comm import connect, parse_address, parse_host_port
+from distributed import Client, KilledWorker, Nanny, Scheduler, Security, SpecCluster, as_completed, get_worker
+from distributed.comm import connect
 from tqdm.auto import tqdm
 
-from pneumo_nb import paths
+from pneumo_nb import paths, processes
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, runs, task
+from pneumo_nb.train import dataset, runs
 
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
 LOOPBACK = "127.0.0.1"
 
 
 def train_all(
-    wanted: Sequence[TrainSettings], data: dataset.Dataset, device: torch.device, scheduler: str = ""
+    wanted: Sequence[TrainSettings],
+    data: dataset.Dataset,
+    device: torch.device,
+    scheduler: str = "",
+    weights: bool = False,
 ) -> list[runs.Run]:
     """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
 
     Without a `scheduler` they are trained here, one after another; with the address of a Dask scheduler, at once on its
-    workers, which must share this machine's data/ and outputs/. A run that fails does not stop the others: when all are
-    through, a RuntimeError names each failed run and its reason. A ValueError says what the cluster lacks.
+    workers, which must share this machine's data/ and outputs/. With `weights` a run that a reference tells of is
+    trained here too. A run that fails does not stop the others: when all are through, a RuntimeError names each failed
+    run and its reason. A ValueError says what the cluster lacks, or that the dataset is not at the settings' size.
     """
+    for settings in wanted:
+        data.refuse_others(settings)
     keys = [runs.key(settings, data.hash) for settings in wanted]
-    missing = {key: settings for key, settings in zip(keys, wanted, strict=True) if not runs.is_finished(key)}
+    missing = {key: one for key, one in zip(keys, wanted, strict=True) if not runs.is_finished(key, weights)}
     train = _train_on_cluster if scheduler else _train_here
     failures = train(missing, data, device, scheduler) if missing else {}
     if failures:
@@ -48,22 +55,35 @@ def train_columns(
     data: dataset.Dataset,
     device: torch.device,
     scheduler: str = "",
+    weights: bool = False,
 ) -> dict[str, list[runs.Run]]:
     """The runs of a table: for each column one of each seed, all of them by one call of `train_all`."""
     wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
-    trained = iter(train_all(wanted, data, device, scheduler))
+    trained = iter(train_all(wanted, data, device, scheduler, weights))
     return {name: [next(trained) for _ in seeds] for name in columns}
+
+
+@contextmanager
+def as_shipped() -> Iterator[None]:
+    """Dask as it comes, here and in what is started meanwhile, whatever a site's or a user's files and variables say.
+
+    A cluster of this machine's own processes needs no certificates, plugins or ports of somebody else's cluster.
+    """
+    plain = dask.config.merge(*dask.config.defaults)
+    theirs = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DASK_")}
+    os.environ["DASK_INTERNAL_INHERIT_CONFIG"] = dask.config.serialize(plain)
+    try:
+        with dask.config.set(plain):
+            yield
+    finally:
+        del os.environ["DASK_INTERNAL_INHERIT_CONFIG"]
+        os.environ.update(theirs)
 
 
 def address(text: str) -> str:
     """The address of a Dask scheduler as it was given; a ValueError if it cannot be one."""
-    try:
-        protocol, location = parse_address(text)
-        host, port = parse_host_port(location)
-        right = protocol in ("tcp", "tls") and host and 0 < port < 65536
-    except ValueError:
-        right = False
-    if not right:
+    port = re.fullmatch(r"(?:(?:tcp|tls)://)?(?:\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", text)
+    if not port or not 0 < int(port[1]) < 65536:
         raise ValueError(f"scheduler = {text!r}: host:port or tcp://host:port, as `dask scheduler` prints it, is right")
     return text
 
@@ -75,28 +95,23 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
     The processes share the cores; on a GPU each is given one GPU, in turn if there are fewer GPUs than processes.
     """
     quiet = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
-        common = quiet | {"nthreads": 1, "memory_limit": 0, "local_directory": folder, "silence_logs": logging.CRITICAL}
-        workers = {
-            number: {"cls": Nanny, "options": common | _share(number, jobs, device.type)} for number in range(jobs)
-        }
-        with (
-            # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
-            dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
-            SpecCluster(workers, {"cls": Scheduler, "options": quiet}, silence_logs=logging.CRITICAL) as local,
-        ):
-            yield local.scheduler_address
-
-
-def _share(number: int, jobs: int, device: str) -> dict:
-    """One process's share of the machine, as options of its nanny."""
-    threads = str(max(1, CPU_COUNT // jobs))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    if device != "cuda":
-        return {"env": environment}
-    there = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
-    gpus = there or [str(gpu) for gpu in range(torch.cuda.device_count())]
-    return {"env": environment | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}, "resources": {"GPU": 1}}
+    names = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
+    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
+    share = dict.fromkeys(names, str(max(1, processes.cores() // jobs)))
+    workers = {number: {"cls": Nanny, "options": common | {"env": share}} for number in range(jobs)}
+    if device.type == "cuda":
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = given.split(",") if given else [str(gpu) for gpu in range(torch.cuda.device_count())]
+        for number, worker in workers.items():
+            own = {"env": share | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}, "resources": {"GPU": 1}}
+            worker["options"] = common | own
+    with (
+        tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder,
+        # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": folder}),
+        SpecCluster(workers, {"cls": Scheduler, "options": quiet}, silence_logs=logging.CRITICAL) as local,
+    ):
+        yield local.scheduler_address
 
 
 def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device: torch.device, _: str) -> dict:
@@ -104,7 +119,7 @@ def _train_here(missing: dict[str, TrainSettings], data: dataset.Dataset, device
     failures = {}
     for key, settings in missing.items():
         try:
-            runs.load_or_train(settings, data, device)
+            runs.load_or_train(settings, data, device, weights=True)
         except Exception as error:
             failures[key] = error.with_traceback(None)  # its frames would keep the failed run's memory
     return failures
@@ -119,22 +134,41 @@ def _train_on_cluster(
     """
     for key in missing:
         paths.runs(key).mkdir(parents=True, exist_ok=True)  # the sign by which a worker knows that it shares outputs/
-    failures = {}
+    train, failures = _task(data.name, data.hash, device.type), {}
     with _client(scheduler) as client:
         needs = {"GPU": 1} if device.type == "cuda" else {}
         _wait_for_worker(client, needs)
-        asked = [
-            client.submit(task.train, dict(settings), data.name, data.hash, device.type, key=key, resources=needs)
-            for key, settings in missing.items()
-        ]
+        asked = [client.submit(train, one, key, key=key, resources=needs) for key, one in missing.items()]
         done = as_completed(asked, loop=client.loop)
         for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
             error = one.exception() if one.status != "cancelled" else CancelledError()
-            if error is None and not runs.is_finished(one.key):
+            if error is None and not runs.is_finished(one.key, weights=True):
                 error = ValueError("trained, but not into this outputs/runs, which the cluster must share")
             if error is not None:
                 failures[one.key] = error
     return failures
+
+
+def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings, str], None]:
+    """What a worker does. A function in a function is sent as it is: the scheduler need not import this file and torch.
+
+    The dataset is read by the worker, as the settings say; a ValueError says how the worker is unfit.
+    """
+
+    def train(settings: TrainSettings, key: str) -> None:
+        from pneumo_nb import paths
+        from pneumo_nb.train import dataset, runs
+
+        worker = get_worker().state
+        if worker.nthreads > 1 and worker.total_resources.get("GPU") != 1:  # torch's seeds belong to the whole process
+            raise ValueError(f"a worker of {worker.nthreads} threads would mix up runs: use `dask worker --nthreads 1`")
+        if dataset.hash_of(name) != dataset_hash or not paths.runs(key).is_dir():
+            raise ValueError(
+                f"a worker sees other data/ or outputs/, without this {name!r}: the cluster must share them"
+            )
+        runs.load_or_train(settings, dataset.load(name, settings), runs.device(device), progress=False, weights=True)
+
+    return train
 
 
 def _client(scheduler: str) -> Client:
@@ -172,18 +206,11 @@ def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainS
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
     every = list(asked.values())
     differing = [field for field in TrainSettings.model_fields if len({getattr(s, field) for s in every}) > 1]
+    known = {KilledWorker: "every worker that tried it died", CancelledError: "the Dask scheduler went away"}
     by_reason: dict[str, list[str]] = {}
     for key, error in failures.items():
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
-        by_reason.setdefault(_reason(error), []).append(f"({names})")
+        first = next(iter(str(error).splitlines()), "")
+        by_reason.setdefault(known.get(type(error), f"{type(error).__name__}: {first}"), []).append(f"({names})")
     listed = "; ".join(f"{' '.join(names)} {reason}" for reason, names in by_reason.items())
     return f"{len(failures)} of {len(asked)} runs failed: {listed}"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
-        return "every worker that tried it died"
-    if isinstance(error, CancelledError):
-        return "the Dask scheduler went away"
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}"

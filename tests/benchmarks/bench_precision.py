@@ -55,9 +55,9 @@ def main() -> None:
     name = f"phantom-bench-{width}-{chosen.radiographs}"
     patients = {"patients": chosen.radiographs, "positives": chosen.radiographs // 4}
     prepare.phantom(name, PhantomSettings.of(**patients, width=width, height=height), PrepareSettings.of(split="paper"))
-    data = dataset.load(name, size["image_size"])
     precisions = ["float32", *chosen.precisions]
     base = TrainSettings.of(**size, epochs=chosen.epochs, learning_rate=1e-3, normalisation="dataset")
+    data = dataset.load(name, base)
     columns = {
         (network, precision): base.varied(**NETWORKS[network], precision=precision)
         for network in chosen.networks

@@ -25,9 +25,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pneumo_nb import paths, prepare
+from pneumo_nb import paths, prepare, processes
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, TrainSettings
-from pneumo_nb.train import dataset, loop, machine, memory, models, runs
+from pneumo_nb.train import dataset, loop, machine, models, runs
 from tests.benchmarks import reference
 
 NETWORKS = {
@@ -54,21 +54,21 @@ class Bench(NamedTuple):
 
 def ours(settings: TrainSettings, name: str, device: torch.device, workers: int) -> Bench:
     """This software: what `loop.fit` does in an epoch, without its start and its end."""
-    data = dataset.load(name, settings.image_size)
-    machine.refuse_unfit(settings, device)
-    machine.keep_memory(True)
+    data = dataset.load(name, settings)
+    machine.refuse_incapable(settings, device)
+    processes.keep_memory(True)
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
     net = machine.in_place(models.build(**settings.architecture(), seed=settings.seed)).to(device)
     step = loop._step(settings, net, machine.adam(net, settings, device), feed)
     training, testing, everything = data.part("train"), data.part("test"), np.arange(len(data.labels))
 
     def epoch() -> None:
-        with loop._deterministic(settings.deterministic), machine.precision(settings.precision):
+        with machine.arithmetic(settings):
             loop._epoch(settings, net, step, feed, training, 1, tqdm(disable=True))
             loop._evaluate(settings, net, feed, testing, "test", 1)
 
     def predict() -> None:
-        with machine.precision(settings.precision):
+        with machine.arithmetic(settings):
             loop.predict(net, feed, everything)
 
     return Bench(epoch, predict)
@@ -103,7 +103,7 @@ def theirs(settings: TrainSettings, name: str, device: torch.device, workers: in
 
 def work(make, settings: TrainSettings, name: str, device: torch.device, workers: int, line) -> None:
     """In a process of its own: do what is asked for, and answer with the seconds, the CPU seconds and the memory."""
-    idle = memory.peak_mib(torch.device("cpu"))
+    idle = machine.peak_mib(torch.device("cpu"))
     bench = make(settings, name, device, workers)
     with suppress(EOFError):  # nothing more is asked
         while True:
@@ -111,7 +111,7 @@ def work(make, settings: TrainSettings, name: str, device: torch.device, workers
             start, cpu = time.perf_counter(), time.process_time()
             task()  # ends with numbers on the CPU, so that a GPU has finished too
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-            line.send((seconds, cpu, memory.peak_mib(device) - (idle if device.type == "cpu" else 0)))
+            line.send((seconds, cpu, machine.peak_mib(device) - (idle if device.type == "cpu" else 0)))
 
 
 def take_turns(settings: TrainSettings, name: str, device: torch.device, workers: int, repeats: int) -> list[dict]:
@@ -186,7 +186,7 @@ def floor(settings: TrainSettings, trained: int, tested: int, rate: float, bandw
     gradients, and Adam reads four numbers for each weight and writes three.
     """
     with torch.device("meta"):
-        rows = models.layers(models.build(**settings.architecture()), settings.image_size, settings.channels)
+        rows = models.layer_table(models.build(**settings.architecture()), settings.image_size, settings.channels)
     products = reads = writes = 0
     for row in rows:
         channels, *side = row["output"]
@@ -242,7 +242,7 @@ def main() -> None:
     prepare.phantom(name, phantom, PrepareSettings.of(split="paper"))
     counts = prepare.read_dataset(name)[0]["split"].value_counts()
     choices = dict(pair.split("=") for pair in chosen.set)
-    with machine.precision(choices.get("precision", "float32")):
+    with machine.arithmetic(TrainSettings.of(**choices)):
         rate, bandwidth = rates(device)
     about = [
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()}",

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import typed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources import picture
 
@@ -53,6 +53,18 @@ def test_it_does_not_matter_how_the_radiograph_is_stored(clean, kind):
     assert typed.found(burned_in.find(written), [side * factor for side in box])
 
 
+@pytest.mark.parametrize("kind", ["in 16 grey levels", "beside a white border", "at the top of 16 bits"])
+def test_text_as_bright_as_the_radiograph_is_found_however_few_grey_levels_it_fills(clean, kind):
+    for radiograph in clean[:4]:
+        written, box, _ = typed.write(radiograph, typed.Typed("MOCKFORD^VERA", "DejaVuSans", 0.03, "white", (0.1, 0.1)))
+        flat = written // 16
+        if kind == "beside a white border":
+            flat[-40:] = 255
+        if kind == "at the top of 16 bits":
+            flat = written.astype(np.uint16) * 16 + 61000
+        assert typed.found(burned_in.find(flat), box)
+
+
 @pytest.mark.parametrize("letter", ["L", "R"])
 def test_a_lone_letter_of_the_side_is_no_suspected_text(clean, letter):
     what = typed.Typed(letter, "DejaVuSans-Bold", 0.05, "white", (0.9, 0.05))
@@ -64,6 +76,7 @@ def test_a_lone_letter_of_the_side_is_no_suspected_text(clean, letter):
     st.sampled_from([(64, 64), (64, 300), (301, 97), (64, 21001), (9001, 64)]),
     st.sampled_from(["u1", "u2"]),
 )
+@settings(max_examples=40)
 def test_boxes_lie_within_any_picture_and_can_be_cut_out(seed, shape, kind):
     chance = np.random.default_rng(seed)
     image = (chance.random(shape) ** chance.integers(1, 30) * 255).astype(np.uint8)

@@ -13,8 +13,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sources import picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import processes
-from pneumo_nb.prepare.convert import Job, Task, convert, convert_all, equalise, refine
-from pneumo_nb.prepare.labels import Row
+from pneumo_nb.prepare import manifest
+from pneumo_nb.prepare.convert import LOADED, Job, Task, convert, equalise, refine
+from pneumo_nb.prepare.sources import Row
 from pneumo_nb.settings import PrepareSettings
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
@@ -85,7 +86,7 @@ def test_masks_shrink_with_the_image_and_small_opacities_survive(tmp_path):
     mask[10:13, 10:13] = 255  # 9 pixels, in four prepared ones: 4, 2, 2 and 1 sixteenth
     mask[40:60, 40:60] = 255
     save_picture(tmp_path / "m.png", mask)
-    row = Row("1", lung_mask=tmp_path / "m.png", opacity_mask=tmp_path / "m.png")
+    row = Row("1", masks=dict.fromkeys(("lungs", "opacities"), tmp_path / "m.png"))
     outcome = convert(job(tmp_path), Task("a.png", "r-1", row))
     assert "reason" not in outcome
     lungs, opacities = (cv2.imread(str(tmp_path / f"out/masks/r-1_{n}.png"), 0) for n in ("lungs", "opacities"))
@@ -96,7 +97,7 @@ def test_masks_shrink_with_the_image_and_small_opacities_survive(tmp_path):
 def test_a_mask_of_another_size_rejects_its_file(tmp_path):
     save_picture(tmp_path / "a.png", picture())
     save_picture(tmp_path / "m.png", picture(shape=(20, 20)))
-    outcome = convert(job(tmp_path), Task("a.png", "r-1", Row("1", lung_mask=tmp_path / "m.png")))
+    outcome = convert(job(tmp_path), Task("a.png", "r-1", Row("1", masks={"lungs": tmp_path / "m.png"})))
     assert outcome == {"reason": "its mask has another size or is not grey"}
 
 
@@ -111,29 +112,27 @@ def test_spacing_grows_by_what_the_picture_shrinks(tmp_path):
     assert (outcome["spacing_mm"], outcome["width"], outcome["original_width"]) == (0.6, 24, 96)
 
 
+@pytest.mark.parametrize(
+    "name", ["ANONYMOUS", "Anonymized", "anon", "UNKNOWN", "n/a", "XXXX", "0000", "---", "Patient_ID"]
+)
+def test_a_placeholder_in_place_of_a_patient_is_known_as_one(tmp_path, name):
+    save(radiograph(stored_values(), PatientID=name), tmp_path / "a.dcm")
+    told = convert(job(tmp_path), Task("a.dcm", "r-1", Row()))
+    assert told["patient_from"] == manifest.PLACEHOLDER
+    assert convert(job(tmp_path), Task("a.dcm", "r-1", Row(patient="P7")))["patient_from"] == "the labels CSV"
+
+
+@pytest.mark.parametrize("name", ["ANON0017", "0", "17", "Xu", "Nan Li", "patient-3", "TESTA^ADA"])
+def test_a_name_or_number_of_its_own_is_no_placeholder(tmp_path, name):
+    save(radiograph(stored_values(), PatientID=name), tmp_path / "a.dcm")
+    assert convert(job(tmp_path), Task("a.dcm", "r-1", Row()))["patient_from"] == "DICOM PatientID"
+
+
 def test_a_full_disk_is_an_error_and_not_a_rejected_file(tmp_path):
     save_picture(tmp_path / "a.png", picture())
     broken = Job(tmp_path, tmp_path / "nowhere", PrepareSettings(), b"k")
     with pytest.raises(OSError):
         convert(broken, Task("a.png", "r-1", Row()))
-
-
-def test_every_task_has_an_outcome_and_few_are_ever_waiting(tmp_path):
-    for number in range(12):
-        save_picture(tmp_path / f"{number}.png", picture(number))
-    asked = []
-
-    def tasks():
-        for number in range(12):
-            asked.append(number)
-            yield Task(f"{number}.png", f"r-{number}", Row())
-
-    done = []
-    for task, outcome in convert_all(job(tmp_path), tasks(), workers=2):
-        assert outcome["image_id"] == task.image_id
-        done.append(task.image_id)
-        assert len(asked) <= len(done) + 3
-    assert sorted(done) == sorted(f"r-{number}" for number in range(12))
 
 
 def bomb(path: Path, size: int) -> Path:
@@ -152,8 +151,8 @@ def bomb(path: Path, size: int) -> Path:
 def test_a_bomb_is_rejected_before_it_fills_the_memory(tmp_path):
     bomb(tmp_path / "a.dcm", 400_000_000)
     convert_it, limits = partial(convert, job(tmp_path)), processes.Limits(memory=300_000_000)
-    ((_, lost),) = processes.outcomes(convert_it, [Task("a.dcm", "r-1", Row())], 1, limits)
-    assert lost == processes.Lost("reading it took more than 0.3 GB of memory")
+    ((_, lost),) = processes.spread(convert_it, [Task("a.dcm", "r-1", Row())], 1, limits)
+    assert lost == processes.Lost("it took more than 0.3 GB of memory")
 
 
 @pytest.mark.slow
@@ -161,5 +160,6 @@ def test_a_bomb_costs_itself_only(tmp_path):
     bomb(tmp_path / "a.dcm", 3_000_000_000)
     save_picture(tmp_path / "b.png", picture())
     tasks = [Task(file, file, Row()) for file in ("a.dcm", "b.png")]
-    found = {task.file: outcome for task, outcome in convert_all(job(tmp_path), tasks, workers=1)}
-    assert found["a.dcm"] == {"reason": "reading it took more than 1.5 GB of memory"} and "sha256" in found["b.png"]
+    told = processes.spread(partial(convert, job(tmp_path)), tasks, 1, imports=LOADED)
+    found = {task.file: outcome for task, outcome in told}
+    assert found["a.dcm"] == processes.Lost("it took more than 1.5 GB of memory") and "sha256" in found["b.png"]

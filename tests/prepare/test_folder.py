@@ -22,12 +22,9 @@ from sources import ENCODINGS, encode, folder_of_pictures, picture, radiograph, 
 
 from pneumo_nb import paths
 from pneumo_nb.phantom.radiograph import render
-from pneumo_nb.prepare import convert
-from pneumo_nb.prepare import labels as source_labels
-from pneumo_nb.prepare.folder import check, prepare, read_dataset, refine, summary
-from pneumo_nb.prepare.journal import Journal
-from pneumo_nb.prepare.manifest import MANIFEST
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.prepare import check, convert, phantom, prepare, read_dataset, refine, sources, summary
+from pneumo_nb.prepare.manifest import MANIFEST, Journal
+from pneumo_nb.settings import PhantomSettings, PrepareSettings
 
 
 def quiet(source, name="x", labels=None, workers=1, **settings) -> Path:
@@ -142,19 +139,16 @@ def test_real_malformed_files_are_all_rejected_and_change_nothing_for_the_good(h
 
 def test_files_that_vanish_or_change_meanwhile_are_rejected(home, tmp_path, monkeypatch):
     source = folder_of_pictures(tmp_path / "source")
-    listed = source_labels.find
+    read = sources.read
 
-    def find_and_lose(*arguments):
-        found = listed(*arguments)
-        (source / "003.png").unlink(missing_ok=True)
-        if not (source / "004.png").is_fifo():
-            (source / "004.png").unlink()
-            os.mkfifo(source / "004.png")
+    def read_and_lose(*arguments):
+        found = read(*arguments)
+        (source / "003.png").unlink()
+        (source / "004.png").unlink()
+        os.mkfifo(source / "004.png")
         return found
 
-    rows = source_labels.read(source / "labels.csv", source)
-    monkeypatch.setattr(source_labels, "read", lambda *_: rows)
-    monkeypatch.setattr(source_labels, "find", find_and_lose)
+    monkeypatch.setattr(sources, "read", read_and_lose)
     quiet(source)
     rejects = pd.read_csv(paths.prepared("x") / "rejects.csv").set_index("position")["reason"].to_dict()
     assert rejects == {4: "it cannot be read (FileNotFoundError)", 5: "it is a link or not a regular file"}
@@ -303,6 +297,45 @@ def test_a_given_split_is_kept(home, tmp_path):
     assert manifest["stage"].tolist() == ["0", "0", "I", "II"]
 
 
+def test_what_is_known_of_the_disease_is_copied_after_the_stage_and_left_empty_where_it_is_not(home, tmp_path):
+    source = folder_of_pictures(tmp_path / "source", 5, 5)
+    lines = (source / "labels.csv").read_text().splitlines()
+    lines[0] += ",stage,profusion,letter,large,diameter_mm,largest_mm,reader"
+    lines[1:6] = [line + ",,,,,,,Ada Miller" for line in lines[1:6]]
+    lines[6:] = [line + ",3,3 2 1 0 0 1,q,2,1.8,21.5,Ada Miller" for line in lines[6:]]
+    (source / "labels.csv").write_text("\n".join(lines))
+    quiet(source)
+    text = (paths.prepared("x") / "manifest.csv").read_text()
+    assert ",1,3,3 2 1 0 0 1,q,2,1.8,21.5,t" in text and ",0,,,,,,,t" in text and "Ada" not in text
+    manifest, dataset = read_dataset("x")
+    positive = manifest[manifest["label"] == "1"]
+    assert set(positive["profusion"]) == {"3 2 1 0 0 1"} and positive["largest_mm"].tolist() == [21.5] * 5
+    negative = manifest[manifest["label"] == "0"]
+    assert set(negative["letter"]) == {""} and negative[["large", "diameter_mm"]].isna().all(axis=None)
+    assert dataset["known"]["stage"] == 5
+
+
+def test_a_phantom_needs_no_secret_and_is_the_same_everywhere_and_people_always_do(home, tmp_path, monkeypatch):
+    size = PhantomSettings(patients=10, positives=5, width=128, height=128)
+    hashes = set()
+    for number in ("one", "two"):
+        monkeypatch.setenv("PNEUMO_NB_HOME", str(home / number))
+        phantom("phantom", size, progress=False)
+        shutil.copytree(home / "one/data/raw", home / "two/data/raw", dirs_exist_ok=True)
+        assert not paths.pseudonym_key().exists()
+        hashes.add(read_dataset("phantom")[1]["hash"])
+    assert len(hashes) == 1
+    (invented,) = paths.raw("").glob("phantom-*")
+    quiet(invented, "own")  # by another name it keeps its secret
+    assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_key().exists()
+    names = []
+    for _ in range(2):
+        quiet(folder_of_pictures(home / "people"), "phantom-of-people")
+        names.append(set(read_dataset("phantom-of-people")[0]["patient_id"]))
+        paths.pseudonym_key().unlink()
+    assert not names[0] & names[1]
+
+
 def with_text(folder: Path, *numbers: int) -> Path:
     """Phantoms as PNG files with labels; those of these numbers show a name."""
     lines = ["file,label"]
@@ -345,7 +378,7 @@ def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
 def test_a_crop_of_suspected_text_is_there_whole_or_not_at_all(small_disk, tmp_path):
     job = convert.Job(with_text(tmp_path / "source", 3), None, PrepareSettings(), b"k", small_disk / "crops")
     job.suspects.mkdir()
-    task = convert.Task("03.png", "r-3", source_labels.Row())
+    task = convert.Task("03.png", "r-3", sources.Row())
     with filled(small_disk, but=0), pytest.raises(OSError, match="cannot be written"):
         convert.convert(job, task)
     assert not list(job.suspects.iterdir())
@@ -428,7 +461,7 @@ REFUSED = [
 def test_what_cannot_work_is_refused_before_it_starts(home, tmp_path, monkeypatch, call, message):
     folder_of_pictures(tmp_path / "source")
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("pneumo_nb.prepare.folder.convert_all", None)
+    monkeypatch.setattr("pneumo_nb.processes.spread", None)
     call = {"source": "source", "name": "x"} | call
     labels = tmp_path / call.pop("labels") if "labels" in call else None
     with pytest.raises(ValueError, match=message) as caught:
@@ -481,7 +514,7 @@ def test_on_a_disk_that_is_really_full_the_same_call_goes_on_once_there_is_room(
 
 SCRIPT = """
 import resource, sys
-from pneumo_nb.prepare.folder import prepare
+from pneumo_nb.prepare import prepare
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

@@ -18,6 +18,16 @@ def test_files_are_known_by_content_and_not_by_name(tmp_path):
     assert [images.load(tmp_path / name)[0] for name in ("a.dcm", "b.jpg", "c")] == ["png", "dicom", "jpg"]
 
 
+def test_dicom_without_a_preamble_is_known(tmp_path):
+    for name, start in (
+        ("meta", b"\2\0\0\0UL\4\0"),
+        ("explicit", b"\x08\0\5\0CS\x0a\0"),
+        ("implicit", b"\x08\0\5\0\x0a\0\0\0"),
+    ):
+        (tmp_path / name).write_bytes(start + bytes(300))
+        assert images.load(tmp_path / name)[0] == "dicom"
+
+
 @pytest.mark.parametrize("content,reason", [(b"", "empty"), (b"GIF89a", "not a DICOM, JPG or"), (b"\0" * 200, "not a")])
 def test_other_files_are_rejected(tmp_path, content, reason):
     (tmp_path / "a").write_bytes(content)
@@ -51,16 +61,67 @@ def test_black_and_white_stay_so_when_bits_change(tmp_path):
     assert np.array_equal(back, images.read(eight.read_bytes())[0])
 
 
-def test_three_equal_channels_are_grey(tmp_path):
-    image = picture()
-    assert np.array_equal(images.read(save_picture(tmp_path / "a.png", cv2.merge([image] * 3)).read_bytes())[0], image)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_equal_channels_and_an_opaque_alpha_are_grey(tmp_path, dtype):
+    image = picture(dtype=dtype)
+    opaque = np.full_like(image, np.iinfo(dtype).max)
+    for channels in ([image] * 3, [image] * 3 + [opaque]):
+        content = save_picture(tmp_path / "a.png", cv2.merge(channels)).read_bytes()
+        assert np.array_equal(images.read(content, 8 * image.itemsize)[0], image)
+
+
+@pytest.mark.parametrize("white", [4095, 16383])
+def test_bits_that_a_png_does_not_use_cost_no_grey_level(tmp_path, white):
+    values = np.round(np.linspace(0.1, 0.95, 6400).reshape(80, 80) * white).astype(np.uint16)
+    image, facts = images.read(save_picture(tmp_path / "a.png", values).read_bytes())
+    assert np.abs(image - values / white * 255).max() <= 0.5 and facts["grey_range"] == "used"
+    image, facts = images.read(save_picture(tmp_path / "a.png", values // (white // 4095) + 40000).read_bytes())
+    assert len(np.unique(image)) > 200 and facts["grey_range"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"\r\n", bytes(300), b"exported by ACME", b"\0\0\x01\x0aImage_UTC_Data16SEFHk\0SEFT"]
+)
+@pytest.mark.parametrize("form", ["jpg", "png"])
+def test_what_follows_the_end_of_an_image_is_no_cut(tmp_path, form, trailer):
+    whole = save_picture(tmp_path / f"a.{form}", picture()).read_bytes()
+    other = save_picture(tmp_path / f"b.{form}", picture(1)).read_bytes()
+    for content in (whole + trailer, whole + other):
+        assert np.array_equal(images.read(content)[0], images.read(whole)[0])
+    with pytest.raises(Rejected, match="ends before the end"):
+        images.read(whole[:-500] + (trailer if form == "jpg" else b""))
+
+
+def test_a_picture_cut_short_is_not_ended_by_another(tmp_path):
+    content = save_picture(tmp_path / "a.jpg", picture()).read_bytes()
+    with pytest.raises(Rejected, match="ends before the end"):
+        images.read(content[: len(content) // 2] + content)
+
+
+def test_the_range_used_is_the_smallest_of_whole_bits_if_it_is_half_of_what_is_declared_or_less():
+    for least, greatest, found in (
+        (0, 4095, (0, 4095)),
+        (7, 32767, (0, 32767)),
+        (0, 32768, (0, 65535)),
+        (0, 1, (0, 1)),
+    ):
+        assert images.used_range(counted([least, greatest]))[:2] == found
+    for least, greatest, found in ((-1, 0, (-2, 1)), (-2048, 2047, (-2048, 2047)), (-2049, 5, (-4096, 4095))):
+        assert images.used_range(counted([least + 32768, greatest + 32768]), -32768) == (*found, "used")
+    assert images.used_range(counted([0, 65535]), -32768) == (-32768, 32767, "declared")
+
+
+def counted(values: list[int]) -> np.ndarray:
+    counts = np.zeros(65536, np.int64)
+    counts[values] = 100
+    return counts
 
 
 @pytest.mark.parametrize(
     "image,reason",
     [
         (cv2.merge([picture(0), picture(1), picture(2)]), "channels differ"),
-        (cv2.merge([picture()] * 4), "alpha"),
+        (cv2.merge([picture()] * 4), "alpha channel is not opaque"),
         (np.full((80, 80), 9, np.uint8), "one grey value"),
         (picture(shape=(63, 80)), "80 x 63"),
         (np.zeros((5000, 9000), np.uint8), "more than 40,000,000"),

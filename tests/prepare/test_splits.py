@@ -82,15 +82,27 @@ def test_large_patients_are_split_by_the_smallest_rather_than_refused():
     assert Counter(parts) == {"train": 20, "test": 20}
 
 
-@pytest.mark.parametrize("way,message", [("paper", "label 1 has 4 images"), ("patient", "label 1 has 4 patients")])
+@pytest.mark.parametrize(
+    "way,message",
+    [
+        ("paper", "label 1 has 4 images"),
+        ("patient", "label 1 has 4 images of 4 patients: .* raise test_fraction = 0.2"),
+    ],
+)
 def test_a_class_too_small_to_split_is_named(way, message):
     with pytest.raises(ValueError, match=message):
         split(["0"] * 50 + ["1"] * 4, list(range(54)), PrepareSettings(split=way))
 
 
 def test_one_patient_with_all_positives_cannot_be_split():
-    with pytest.raises(ValueError, match="label 1 has 1 patients"):
+    with pytest.raises(ValueError, match=r"label 1 has 10 images of 1 patient: .* a column patient_id .* split=paper"):
         split(["0"] * 50 + ["1"] * 10, list(range(50)) + [99] * 10, PrepareSettings())
+
+
+def test_copies_of_one_picture_are_named_as_the_cause():
+    groups = leak_groups([f"p{i}" for i in range(40)], [f"picture {i}" for i in range(20)] + ["copy"] * 20)
+    with pytest.raises(ValueError, match=r"label 1 has 20 images of 1 patient: .* or as copies"):
+        split(["0"] * 20 + ["1"] * 20, groups, PrepareSettings())
 
 
 def test_images_of_a_patient_or_of_one_picture_stay_together():

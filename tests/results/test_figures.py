@@ -1,4 +1,8 @@
+import io
+import itertools
+
 import cv2
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,21 +25,88 @@ def drawn(figure):
     return figure
 
 
-def test_figure_1_has_the_papers_four_panels():
-    before, after = np.full((20, 10), 60, np.uint8), np.full((20, 10), 200, np.uint8)
-    panels = drawn(figures.figure_1(before, after)).axes
-    assert [panel.get_title()[:3] for panel in panels] == ["(a)", "(b)", "(c)", "(d)"]
-    assert sum(bar.get_height() for bar in panels[1].patches) == before.size
+def of_truth(columns=("n = 1", "n = 5")):
+    rows = [(name, seed, value) for name in columns for seed in range(2) for value in ("I", "II")]
+    frame = pd.DataFrame(rows, columns=["column", "seed", "value"])
+    return frame.assign(auc=np.linspace(0.6, 1, len(rows)), positives=4, negatives=9)
 
 
-def test_figure_1_takes_sixteen_bits():
-    image = np.full((20, 10), 60000, np.uint16)
-    assert drawn(figures.figure_1(image, image)).axes[1].get_xlim()[1] > 60000
+HOSTILE = {  # what a matplotlibrc may hold; without LaTeX, text.usetex alone would stop every figure
+    "text.usetex": True,
+    "font.size": 40,
+    "font.family": "monospace",
+    "axes.facecolor": "black",
+    "figure.facecolor": "black",
+    "savefig.facecolor": "red",
+    "text.color": "white",
+    "axes.labelcolor": "white",
+    "axes.prop_cycle": "cycler('color', ['white'])",
+    "lines.linewidth": 9,
+    "lines.markersize": 30,
+    "axes.grid": True,
+    "figure.dpi": 20,
+    "savefig.dpi": 15,
+    "image.cmap": "hot",
+    "image.origin": "lower",
+    "legend.loc": "center",
+    "axes.unicode_minus": False,
+}
+EVERY = {
+    "contact_sheet": lambda: figures.contact_sheet([np.eye(9, 8, dtype=np.uint8) * 99], ["one"], columns=1),
+    "figure_7": lambda: figures.figure_7({"n = 1": [history()]}),
+    "intervals": lambda: figures.intervals(
+        pd.DataFrame({"label": ["a", "b"], "group": ["x", "y"], "value": -0.1, "low": -0.2, "high": [0.1, np.nan]})
+    ),
+    "nothing": lambda: figures.intervals(pd.DataFrame({"label": []})),
+    "dots": lambda: figures.dots(pd.DataFrame({"label": ["a"], "value": [-2]}), "x", {"mark": 1}),
+    "by_truth": lambda: figures.by_truth({"stage": of_truth()}),
+    "curves": lambda: figures.roc_and_precision_recall({"one": [([0, 1], [0.2, 0.8])]}),
+}
 
 
-def test_figure_2_has_a_box_for_each_step_and_arrows_between():
-    axes = drawn(figures.figure_2([("found", "10"), ("accepted", "9"), ("split", "7 + 2")])).axes[0]
-    assert [text.get_text().split("\n")[0] for text in axes.texts if text.get_text()] == ["found", "accepted", "split"]
+@pytest.mark.parametrize("name", EVERY)
+def test_no_matplotlibrc_changes_a_figure(name):
+    usual = figures.jpeg(EVERY[name](), quality=95)
+    with matplotlib.rc_context(HOSTILE):
+        before = dict(matplotlib.rcParams)
+        assert figures.jpeg(EVERY[name](), quality=95) == usual
+        shown = EVERY[name]()
+        notebook = io.BytesIO()  # as a notebook shows a figure
+        shown.canvas.print_figure(notebook, format="jpeg", dpi=shown.dpi, facecolor="white", bbox_inches="tight")
+        assert dict(matplotlib.rcParams) == before
+    shown, usual = EVERY[name](), io.BytesIO()
+    shown.canvas.print_figure(usual, format="jpeg", dpi=shown.dpi, facecolor="white", bbox_inches="tight")
+    assert notebook.getvalue() == usual.getvalue()
+
+
+def test_auc_by_truth_has_a_dot_for_each_seed_and_tells_how_many_patients_stand_behind_it():
+    figure = drawn(figures.by_truth({"stage": of_truth(), "letter": of_truth(("n = 5",)), "profusion": of_truth(())}))
+    stage, letter = figure.axes
+    assert [panel.get_title() for panel in (stage, letter)] == ["by stage", "by letter"]
+    assert [len(line.get_xdata()) for line in stage.lines] == [4, 4]
+    assert texts(stage.get_legend()) == ["I (4 patients)", "II (4 patients)"]
+    (axes,) = drawn(figures.by_truth({"stage": of_truth(()), "letter": of_truth(())})).axes
+    assert "not known" in axes.texts[0].get_text() and not axes.lines
+
+
+@pytest.mark.parametrize("groups", [2, 9])
+def test_dots_of_one_line_stay_apart_from_the_next_line(groups):
+    rows = pd.DataFrame(
+        {"label": ["a", "b"] * groups, "value": 1, "group": [f"g{place // 2}" for place in range(2 * groups)]}
+    )
+    axes = drawn(figures.dots(rows, "x")).axes[0]
+    heights = [line.get_ydata() for line in axes.lines[:groups]]
+    assert max(of_group[0] for of_group in heights) + 0.1 < min(of_group[1] for of_group in heights)
+
+
+def test_labels_do_not_overlap_however_many_columns_and_however_long_their_names():
+    names = [f"DenseNet53, bottleneck False, reading {place}" for place in range(9)]
+    rows = pd.DataFrame([(name, panel) for name in names for panel in "abc"], columns=["label", "panel"])
+    rows = rows.assign(value=np.linspace(-0.123, 0.123, len(rows)), low=-0.2, high=0.2)
+    figure = drawn(figures.intervals(rows, "difference"))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
 
 
 def test_figure_7_has_two_panels_for_each_scale_factor_and_a_line_for_each_seed():
@@ -81,17 +152,6 @@ def test_contact_sheet_shows_every_image_with_its_title():
     assert [panel.get_title() for panel in panels if panel.images] == [f"r{i}" for i in range(7)]
 
 
-def test_mosaic_puts_tiles_side_by_side_from_the_top_left():
-    tiles = np.stack([np.full((4, 4), grey, np.uint8) for grey in range(7)])
-    sheet = drawn(figures.mosaic(tiles, columns=3)).axes[0].images[0].get_array()
-    assert sheet[::4, ::4].tolist() == [[0, 1, 2], [3, 4, 5], [6, 255, 255]] and sheet.shape == (12, 12)
-
-
-def test_effective_weights_are_written_at_their_bars():
-    axes = drawn(figures.effective_weights(pd.DataFrame({"reading": ["a", "b"], "ratio": [1.0, 5.0]}))).axes[0]
-    assert {"1.00", "5.00"} <= {text.get_text() for text in axes.texts}
-
-
 def texts(legend):
     return [text.get_text() for text in legend.get_texts()]
 
@@ -134,12 +194,6 @@ def test_dots_stand_on_the_line_of_their_label(log):
     assert {"1", "10"} <= set(ticks) if log else all("." not in tick for tick in ticks)
 
 
-def test_histograms_are_shares_of_each_entry():
-    axes = drawn(figures.histograms({"a": [1, 1, 2, 3], "b": [2, 2]}, "images", {"paper": 2})).axes[0]
-    assert texts(axes.get_legend()) == ["a", "b", "paper"]
-    assert axes.get_ylim()[1] == pytest.approx(1.05)  # the share of the 2 in "b" is 1
-
-
 def test_roc_and_precision_recall_name_areas_and_points():
     labels = [0, 0, 1, 1]
     curves = {"n = 1": [(labels, [0.1, 0.4, 0.35, 0.8]), (labels, [0.1, 0.2, 0.3, 0.4])], "one class": [([0], [0.2])]}
@@ -149,13 +203,6 @@ def test_roc_and_precision_recall_name_areas_and_points():
     assert texts(right.get_legend())[0] == f"n = 1: AP {(1 + 5 / 6) / 2:.3f}"
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines if line.get_label() == "paper"]
     assert points == [pytest.approx((3 / 112, 16 / 28))]
-
-
-def test_reliability_draws_every_bin():
-    curve = metrics.reliability([0, 1, 0, 1], [0.1, 0.2, 0.7, 0.9], bins=2)
-    axes = drawn(figures.reliability({"n = 1": curve})).axes[0]
-    assert texts(axes.get_legend()) == ["calibrated", "n = 1 (4 images)"]
-    assert list(axes.lines[1].get_ydata()) == [0.5, 0.5] and len(axes.collections[0].get_segments()) == 2
 
 
 def test_a_contact_sheet_fits_wide_pictures_in_colour():

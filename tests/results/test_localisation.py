@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from pneumo_nb.results import localisation
-from pneumo_nb.train import dataset
 
 SIDE = 16
 LUNGS = np.zeros((SIDE, SIDE), bool)
@@ -91,7 +90,7 @@ def test_masks_of_another_size_are_refused(shapes):
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 def test_scores_of_many_radiographs_name_whose_they_are(data):

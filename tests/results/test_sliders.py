@@ -1,11 +1,13 @@
+import re
+
 import cv2
 import numpy as np
 import pytest
 import torch
 import toy
-from ipywidgets import HTML, Stack
+from ipywidgets import HTML, Dropdown, HBox, Image, IntProgress, IntSlider, Stack, VBox, jsdlink
+from ipywidgets.embed import embed_data
 
-from pneumo_nb import metrics
 from pneumo_nb.results import interpret, overlays, sliders
 from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import dataset, runs
@@ -16,7 +18,7 @@ SMALL = {"model": "densenet", "depth": 7, "blocks": 2, "image_size": 32, "channe
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 @pytest.fixture
@@ -108,7 +110,10 @@ def test_each_outcome_comes_first_once_and_the_surest_of_it(trained):
     order = sliders.by_outcome(trained[0])
     test = trained[0].predictions.query("split == 'test'")
     assert sorted(order.values()) == test.index.tolist()
-    outcomes = metrics.outcomes(test["label"], test["probability"] >= 0.5)
+    counts = trained[0].counts
+    there = dict(zip(sliders.OUTCOMES, (counts.tp, counts.fp, counts.fn, counts.tn), strict=True))
+    assert {name: sum(text.startswith(name) for text in order) for name in there} == there
+    outcomes = [name for name, images in there.items() if images]
     first = [text.split(",")[0] for text in list(order)[: len(set(outcomes))]]
     assert first == [outcome for outcome in sliders.OUTCOMES if outcome in outcomes]
     for text in first:
@@ -119,7 +124,64 @@ def test_each_outcome_comes_first_once_and_the_surest_of_it(trained):
 
 
 def test_a_run_of_another_size_or_dataset_is_refused(data, trained):
-    with pytest.raises(ValueError, match=r"at 32 x 32 pixels; the radiographs here are 40 x 40"):
-        sliders.Explorer(trained, dataset.load("toy", 40), CPU)
+    with pytest.raises(ValueError, match=r"loaded at image_size = 40, .* say image_size = 32"):
+        sliders.Explorer(trained, toy.load("toy", 40), CPU)
     with pytest.raises(ValueError, match="was trained on 'toy', which is not this 'other'"):
-        sliders.Explorer(trained, dataset.load(toy.prepared("other", seed=1), 32), CPU)
+        sliders.Explorer(trained, toy.load(toy.prepared("other", seed=1), 32), CPU)
+
+
+def still_page(widget):
+    models = embed_data([widget])["manager_state"]["state"]
+    return sliders.html(widget.model_id, models)
+
+
+def pictures(*values):
+    return Stack([Image(value=value, format="webp") for value in values], selected_index=0)
+
+
+def test_a_linked_slider_becomes_a_range_over_the_pictures():
+    slider, stack = IntSlider(description="channel", min=0, max=2, value=1), pictures(b"a", b"b", b"c")
+    jsdlink((slider, "value"), (stack, "selected_index"))
+    text = still_page(VBox([slider, stack]))
+    assert (
+        re.search(r'<input type="range" id="\w+" min="0" max="2" value="1">', text) and "<span>channel</span>" in text
+    )
+    assert re.findall('data:image/webp;base64,([^"]+)', text) == ["YQ==", "Yg==", "Yw=="]
+    assert f'["{slider.model_id}", "{stack.model_id}"]' in text and text.count("<script>") == 1
+
+
+@pytest.mark.parametrize("still", [HBox([IntProgress(), HTML("50%")]), VBox([IntSlider(), pictures(b"a")])])
+def test_what_moves_only_with_a_kernel_is_left_out(still):
+    assert still_page(still) == ""
+
+
+def test_a_control_that_needs_a_kernel_is_shown_as_it_was_left():
+    slider, stack, run = IntSlider(max=1), pictures(b"a", b"b"), Dropdown(options=["one", "<two>"], index=1)
+    jsdlink((slider, "value"), (stack, "selected_index"))
+    text = still_page(VBox([run, slider, stack]))
+    assert re.search(r'<select id="\w+" disabled title="needs a running notebook">', text)
+    assert "<option selected>&lt;two&gt;</option>" in text
+
+
+def test_a_picture_that_was_not_drawn_cannot_be_chosen():
+    choice, drawn = Dropdown(options=["a", "b"]), pictures(b"a")
+    stack = Stack([drawn, HTML("later")], selected_index=0)
+    jsdlink((choice, "index"), (stack, "selected_index"))
+    text = still_page(VBox([choice, stack]))
+    assert "<option selected>a</option>" in text and "<option disabled>b</option>" in text
+
+
+def test_links_of_other_widgets_stay_out():
+    def one():
+        slider, stack = IntSlider(max=1), pictures(b"a", b"b")
+        jsdlink((slider, "value"), (stack, "selected_index"))
+        return VBox([slider, stack])
+
+    first, second = one(), one()
+    models = embed_data([first, second])["manager_state"]["state"]
+    text = sliders.html(first.model_id, models)
+    assert text.count('"range"') == 1 and second.children[0].model_id not in text
+
+
+def test_state_that_was_not_saved_leaves_nothing():
+    assert sliders.html("unknown", {}) == ""

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from pneumo_nb.train import runs
 LABELS = np.array([1] * 20 + [0] * 60)
 
 
-def stored(right, seed=0, labels=LABELS, patients=None, **settings):
+def stored(right, seed=0, labels=LABELS, patients=None, dataset="toy", **settings):
     """A finished run whose calls on the testing set are right where `right` says so."""
     labels, right = np.asarray(labels), np.asarray(right, dtype=bool)
     called = np.where(right, labels, 1 - labels)
@@ -30,13 +31,17 @@ def stored(right, seed=0, labels=LABELS, patients=None, **settings):
     these = TrainSettings.of(seed=seed, **settings)
     counts = metrics.Counts.of(labels, called)
     record = {
-        "format": runs.FORMAT,
+        "format": runs.RUN_FORMAT,
         "settings": these.model_dump(),
-        "dataset": {"name": "toy", "hash": "toy"},
+        "dataset": {"name": dataset, "hash": dataset},
         "threshold": 0.5,
+        "test_auc": metrics.auc(labels, predictions["probability"]),
+        "epoch_reported": 1,
+        "device": "CPU",
+        "seconds": 1.5,
         "test": {name: getattr(counts, name) for name in ("tp", "fp", "fn", "tn")},
     }
-    key = runs.key(these, "toy")
+    key = runs.key(these, dataset)
     paths.runs(key).mkdir(parents=True, exist_ok=True)
     predictions.to_csv(paths.runs(key) / "predictions.csv", index=False)
     (paths.runs(key) / "record.json").write_text(json.dumps(record))
@@ -166,6 +171,60 @@ def test_a_single_column_has_nothing_to_be_compared_with(home):
     trained = {"a": [stored(right(4), scale_factor=1)]}
     assert tables.pairs(trained, "a").empty and tables.differences(trained, "a").empty
     assert figures.intervals(tables.differences(trained, "a"), "difference", at=0).axes
+
+
+def test_the_claims_of_two_datasets_stand_apart_and_are_adjusted_apart(home):
+    for seed, name in product(range(3), ("marked", "screening")):
+        stored(right(14), seed, dataset=name, scale_factor=1)
+        stored(right(2 if name == "marked" else 15), seed, dataset=name, scale_factor=5)
+    both = tables.claims("marked", "screening")
+    assert both["dataset"].tolist() == ["marked", "screening"] and both["holm_p"].tolist() == both["p"].tolist()
+    assert both[both["dataset"] == "screening"].reset_index(drop=True).equals(tables.claims("screening"))
+    every = tables.on("marked", "screening")
+    assert every["dataset"].value_counts().to_dict() == {"marked": 6, "screening": 6}
+    assert (every["source"] == "paper").sum() == len(paper.TABLES)
+
+
+def test_no_bootstrap_p_is_zero_and_the_least_is_told_as_a_bound(home):
+    for seed in range(3):
+        stored(right(20), seed, scale_factor=1)
+        stored(right(0), seed, scale_factor=5)
+    found = tables.claims("toy")
+    assert found["p"].tolist() == [1 / (tables.DRAWS + 1)]
+    assert tables.told(found)[["p", "holm_p"]].iloc[0].tolist() == ["< 0.00025"] * 2
+    text = tables.told(found.assign(p=0.03, holm_p=0.12))
+    assert text[["p", "holm_p"]].iloc[0].tolist() == ["0.03", "0.12"]
+
+
+def test_over_seeds_a_column_is_its_median_within_its_interval(home):
+    trained = [stored(right(wrong), seed, scale_factor=5) for seed, wrong in enumerate((2, 4, 12))]
+    trained.append(stored(right(4), scale_factor=3))  # of no column
+    found = tables.over_seeds(trained, draws=60).set_index("metric")
+    assert found["column"].unique() == ["ResNet34, n = 5"] and (found["seeds"] == 3).all()
+    recall = found.loc["recall"]
+    assert (recall["median"], recall["lowest"], recall["highest"]) == (16 / 20, 8 / 20, 18 / 20)
+    assert recall["low"] < recall["median"] < recall["high"] and recall["paper"] == 0.607
+    assert np.isnan(found.loc["auc", "paper"]) and found.loc["precision", ["low", "high"]].tolist() == [1, 1]
+    nobody = tables.over_seeds([stored(LABELS == 0, 5, scale_factor=5)], draws=60).set_index("metric")
+    assert nobody.loc["precision", ["median", "low", "high"]].isna().all()
+
+
+def test_auc_by_truth_sets_the_positives_of_each_value_against_all_negatives(home, monkeypatch):
+    run = stored(right(4), patients=[f"p{max(index - 1, 0)}" for index in range(80)], scale_factor=5)  # p0 has two
+    truth = pd.DataFrame({"stage": "", "letter": "", "profusion": ""}, index=run.predictions["image_id"])
+    truth.loc[["r0", "r1"], "stage"] = "I"  # two of the four that were missed, of one patient
+    truth.loc["r5", "stage"] = truth.loc["r30", "stage"] = "II"  # r30 is a negative
+    truth.loc[["r0", "r5"], "profusion"] = ["0 1 0 3 0 0", "1 1 1 1 0 0"]
+    monkeypatch.setattr(runs.Run, "truth", lambda _: truth, raising=False)
+    rows = tables.by_truth({"n = 5": [run]}, "stage")
+    assert rows[["column", "seed", "value", "positives", "negatives"]].to_numpy().tolist() == [
+        ["n = 5", 0, "I", 1, 60],
+        ["n = 5", 0, "II", 1, 60],
+    ]
+    first, second = rows["auc"]
+    assert first < 0.1 and second == 1
+    assert tables.by_truth({"n = 5": [run]}, "profusion")["value"].tolist() == ["1", "3"]
+    assert tables.by_truth({"n = 5": [run]}, "letter").empty
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.integers(1, 10))

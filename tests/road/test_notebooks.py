@@ -9,11 +9,13 @@ import papermill
 import pytest
 import yaml
 
-from pneumo_nb import settings
+from pneumo_nb import paper, settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+TRAINING = [path for path in NOTEBOOKS if "02" <= path.name[:2] <= "07"]
 WIDGET = "application/vnd.jupyter.widget"
+STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,7 +44,7 @@ def test_it_was_executed_from_top_to_bottom_without_error_or_stderr(notebook):
 
 def test_every_figure_is_stored_as_a_picture(notebook):
     outputs = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
-    figures = [data for data in outputs if data.get("text/plain", "").startswith("<Figure")]
+    figures = [data for data in outputs if re.match(r"<\w+ size \d+x", data.get("text/plain", ""))]
     assert figures and all("image/png" in data for data in figures)
 
 
@@ -66,11 +68,51 @@ def test_one_parameters_cell_of_commented_literals_comes_before_all_other_code(n
         assert "  # " in line
 
 
+def declared(path):
+    """What a notebook's parameters cell says, by papermill, which skips a line that it cannot read."""
+    return {name: ast.literal_eval(entry["default"]) for name, entry in papermill.inspect_notebook(str(path)).items()}
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_papermill_can_read_every_parameter(path):
     (cell,) = tagged(nbformat.read(path, as_version=4), "parameters")
     names = [statement.targets[0].id for statement in ast.parse(cell.source).body]
-    assert list(papermill.inspect_notebook(str(path))) == names  # it skips a line with an "=" in its comment
+    assert list(declared(path)) == names  # it skips a line with an "=" in its comment
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_a_notebook_that_trains_declares_what_it_is_about_and_can_be_given_the_rest(path):
+    here = declared(path)
+    (cell,) = [cell for cell in code(nbformat.read(path, 4)) if "runs.set_up(" in cell.source]
+    own = re.findall(r'"([A-Z_]+)"', cell.source.splitlines()[0])
+    assert 10 <= len(here) <= 14
+    settings.refuse_unknown(here, own)
+    for name in own:  # only what is needed
+        with pytest.raises(ValueError, match=name):
+            settings.refuse_unknown(here, set(own) - {name})
+
+
+def test_notebooks_that_train_share_their_smoke_settings():
+    every = [declared(path) for path in TRAINING]
+    shared = set(every[0]).intersection(*every)
+    assert {"SEEDS", "SCALE_FACTOR", "STEM", "IMAGE_SIZE", "EPOCHS", "BATCH_SIZE", "LEARNING_RATE"} <= shared
+    assert all({name: one[name] for name in shared} == {name: every[0][name] for name in shared} for one in every)
+
+
+@pytest.mark.parametrize("path", [NOTEBOOKS[1], *TRAINING], ids=lambda path: path.stem)
+def test_all_settings_in_force_are_shown_and_compared(path):
+    (cell,) = [cell for cell in code(nbformat.read(path, 4)) if "settings.in_force(" in cell.source]
+    assert "nbval-check-output" in cell.metadata.tags
+
+
+def test_a_cell_can_be_run_twice_no_capital_name_is_made_after_the_parameters(notebook):
+    made = [
+        node.id
+        for cell in code(notebook)[1:]
+        for node in ast.walk(ast.parse(re.sub(r"^%", "#", cell.source, flags=re.MULTILINE)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.isupper()
+    ]
+    assert not made
 
 
 def test_no_line_of_code_runs_out_of_the_page(notebook):
@@ -114,25 +156,24 @@ def test_each_equation_of_the_paper_appears_once_in_the_series():
 
 
 @pytest.mark.parametrize("file", sorted((FOLDER / "params").glob("*.yaml")), ids=lambda path: path.stem)
-def test_parameter_files_name_parameters_that_notebooks_have(file):
+def test_parameter_files_name_settings_and_parameters(file):
     values = yaml.safe_load(file.read_text())
-    known = set().union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
-    assert set(values) <= known
-    for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings):
-        model.from_parameters(values)
+    settings.refuse_unknown(values, set().union(*(declared(path) for path in NOTEBOOKS)))
+    for stage in STAGES:
+        stage.from_parameters(values)
+    assert settings.is_phantom(settings.dataset_name(values["DATASET"]))
 
 
-def test_every_setting_can_be_turned_in_a_notebook():
-    known = set().union(*(papermill.inspect_notebook(str(path)) for path in NOTEBOOKS))
-    fields = {
-        name.upper()
-        for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings)
-        for name in model.model_fields
-    }
-    assert fields - known == {"MODEL", "SEED"}  # the notebook is the model; SEEDS holds the seeds
+def test_the_study_has_the_papers_patients_and_split_and_five_seeds():
+    values = yaml.safe_load((FOLDER / "params" / "study.yaml").read_text())
+    phantom, how, train = (stage.from_parameters(values) for stage in STAGES)
+    assert (phantom.patients, phantom.positives) == (paper.IMAGES, paper.POSITIVES)
+    assert (how.split, how.validation_fraction) == ("paper", 0) and len(settings.seeds(values["SEEDS"])) >= 5
+    assert train.epoch_reported == "last" and train.scale_factor == paper.SCALE_FACTORS[1]
 
 
-def test_notebook_defaults_of_the_phantom_are_the_smoke_settings():
-    values = papermill.inspect_notebook(str(FOLDER / "01_dataset_preparation.ipynb"))
-    given = {name: ast.literal_eval(entry["default"]) for name, entry in values.items()}
-    assert settings.PhantomSettings.from_parameters(given) == settings.PhantomSettings()
+def test_notebook_01_makes_the_smoke_phantom_as_the_other_notebooks_would():
+    given = declared(NOTEBOOKS[1])
+    phantom, how, _ = STAGES
+    assert phantom.from_parameters(given) == phantom()
+    assert how.from_parameters(given) == how.from_parameters(settings.SMOKE)

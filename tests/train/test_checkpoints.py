@@ -9,7 +9,7 @@ import torch
 import toy
 
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import checkpoints, dataset, loop, machine, models
+from pneumo_nb.train import checkpoints, loop, machine, models
 
 CPU = torch.device("cpu")
 TINY = {"image_size": 32, "channels": 1, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
@@ -22,7 +22,7 @@ def fit(data, checkpoint=None, **settings):
 @pytest.fixture
 def data(home, monkeypatch):
     monkeypatch.setattr(models, "build", toy.build)
-    return dataset.load(toy.prepared(validation=6), 32)
+    return toy.load(toy.prepared(validation=6), 32)
 
 
 class Hostile:
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_what_differs(data, tmp_p
             fit(data, checkpoint, **settings)
     with pytest.raises(ValueError, match=r"another training \(dataset = toy-0, not toy-1\)"):
         fit(dataclasses.replace(data, hash="toy-1"), checkpoint)
-    monkeypatch.setattr(checkpoints, "FORMAT", 0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 0)
     with pytest.raises(ValueError, match=r"another training \(format = 1, not 0\)"):
         fit(data, checkpoint)
 

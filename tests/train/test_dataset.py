@@ -9,7 +9,7 @@ from pneumo_nb.train import dataset
 
 
 def test_images_and_labels_arrive_in_manifest_order(home):
-    data = dataset.load(toy.prepared(), image_size=32)
+    data = toy.load(toy.prepared())
     assert data.images.shape == (24, 1, 32, 32) and data.images.dtype == torch.uint8 and data.white == 255
     assert data.labels.tolist() == [int(i % 3 == 0) for i in range(24)]
     middle = data.images[:, 0, 16, 16].float()
@@ -18,8 +18,8 @@ def test_images_and_labels_arrive_in_manifest_order(home):
 
 
 def test_sixteen_bits_give_the_same_picture(home):
-    eight = dataset.load(toy.prepared("eight"), 60)
-    sixteen = dataset.load(toy.prepared("sixteen", bits=16), 60)
+    eight = toy.load(toy.prepared("eight"), 60)
+    sixteen = toy.load(toy.prepared("sixteen", bits=16), 60)
     assert sixteen.white == 65535
     assert torch.allclose(eight.images / 255, sixteen.images / 65535, atol=1.01 / 255)
 
@@ -27,7 +27,7 @@ def test_sixteen_bits_give_the_same_picture(home):
 def test_a_missing_dataset_is_refused_with_those_that_exist(home):
     toy.prepared("nih")
     with pytest.raises(ValueError, match=r"no prepared dataset 'nhi'; there is nih"):
-        dataset.load("nhi", 32)
+        toy.load("nhi", 32)
 
 
 def test_a_changed_or_missing_image_is_named(home):
@@ -37,17 +37,17 @@ def test_a_changed_or_missing_image_is_named(home):
     content[-20] ^= 1
     damaged.write_bytes(content)
     with pytest.raises(ValueError, match=r"images/r5.png.*has changed"):
-        dataset.load("toy", 32)
+        toy.load("toy", 32)
     damaged.unlink()
     with pytest.raises(ValueError, match=r"images/r5.png.*is missing"):
-        dataset.load("toy", 32)
+        toy.load("toy", 32)
 
 
 def test_radiographs_without_labels_are_refused(home):
     manifest = paths.prepared(toy.prepared()) / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",p3,1,", ",p3,,"))
     with pytest.raises(ValueError, match="without a label"):
-        dataset.load("toy", 32)
+        toy.load("toy", 32)
 
 
 def test_square_stretches_pads_or_crops():
@@ -63,7 +63,7 @@ def test_square_stretches_pads_or_crops():
 
 
 def test_normalisation_of_the_training_set_has_mean_0_and_sd_1(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     feed = dataset.Feed(data, torch.device("cpu"), channels=3, normalisation="dataset")
     batch = feed.images(data.part("train"))
     assert batch.shape == (16, 3, 32, 32) and torch.equal(batch[:, 0], batch[:, 2])
@@ -73,13 +73,13 @@ def test_normalisation_of_the_training_set_has_mean_0_and_sd_1(home):
 
 
 def test_imagenet_normalisation_differs_by_channel(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     batch = dataset.Feed(data, torch.device("cpu"), 3, "imagenet").images(np.array([0]))
     assert torch.allclose(batch[0, 0] * 0.229 + 0.485, batch[0, 2] * 0.225 + 0.406, atol=1e-6)
 
 
 def test_only_the_images_asked_for_are_flipped(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     feed = dataset.Feed(data, torch.device("cpu"), 1, "none")
     plain, flipped = feed.images(np.array([1, 2])), feed.images(np.array([1, 2]), np.array([False, True]))
     assert torch.equal(plain[0], flipped[0]) and torch.equal(plain[1].flip(2), flipped[1])
@@ -87,7 +87,7 @@ def test_only_the_images_asked_for_are_flipped(home):
 
 
 def test_masks_have_the_geometry_of_the_radiographs(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     positions = np.array([3, 4])
     assert dataset.masks(data, positions) == {}
     toy.masks()
@@ -96,12 +96,12 @@ def test_masks_have_the_geometry_of_the_radiographs(home):
     assert known["lungs"].mean() == pytest.approx(0.64, abs=0.03)  # 48 x 40 of 60 x 50, however stretched
     bright = data.images[3, 0].numpy() > 125
     assert (known["opacities"][0] == bright).mean() > 0.9 and not known["opacities"][1].any()
-    padded = dataset.masks(dataset.load("toy", 32, "pad"), positions, "pad")
+    padded = dataset.masks(toy.load("toy", 32, "pad"), positions)
     assert not padded["lungs"][:, :, :5].any() and padded["lungs"].mean() < known["lungs"].mean()
 
 
 def test_a_kind_of_mask_that_one_radiograph_lacks_is_left_out(home):
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     toy.masks()
     (paths.prepared("toy") / "masks" / "r4_opacities.png").unlink()
     assert set(dataset.masks(data, np.array([3, 4]))) == {"lungs"}

@@ -12,7 +12,7 @@ def counted(rows):
 
 
 def test_resnet34_has_34_layers_on_its_main_road_and_three_shortcuts():
-    rows = models.layers(models.build("resnet34"), 672)
+    rows = models.layer_table(models.build("resnet34"), 672)
     assert len(counted(rows)) == 34 and len(rows) == 37
     assert [row["kind"] for row in rows].count("linear") == 1
 
@@ -23,7 +23,7 @@ def test_parameters_of_resnet34_with_two_outputs(channels, parameters):
 
 
 def test_sizes_follow_equation_2_at_672():
-    rows = {row["name"]: row for row in models.layers(models.build("resnet34"), 672)}
+    rows = {row["name"]: row for row in models.layer_table(models.build("resnet34"), 672)}
     sizes = [
         rows[name]["output"]
         for name in ("conv1", "layer1.2.conv2", "layer2.3.conv2", "layer3.5.conv2", "layer4.2.conv2")
@@ -34,7 +34,7 @@ def test_sizes_follow_equation_2_at_672():
 
 def test_the_layer_table_leaves_the_network_as_it_was():
     net = models.build("resnet34", channels=1)
-    models.layers(net, 64, channels=1)
+    models.layer_table(net, 64, channels=1)
     assert net(torch.zeros(1, 1, 64, 64)).shape == (1, 2)
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -105,7 +105,7 @@ def test_parameters_of_each_variant(settings, count):
     "settings", [*THREE_BLOCKS.values(), {"bottleneck": False}, {"depth": 29, "bottleneck": False}]
 )
 def test_a_densenet_has_as_many_layers_as_its_name_says(settings):
-    assert len(models.layers(densenet(**settings), 32)) == settings.get("depth", 53)
+    assert len(models.layer_table(densenet(**settings), 32)) == settings.get("depth", 53)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def small_network(monkeypatch):
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 def run(data, **more):
@@ -132,10 +132,54 @@ def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
 def test_a_run_fits_only_its_own_radiographs(data, home):
     done = run(data)
     done.check_fits(data)
-    with pytest.raises(ValueError, match="trained at 32 x 32 pixels; the radiographs here are 48 x 48"):
-        done.check_fits(dataset.load("toy", 48))
-    with pytest.raises(ValueError, match="trained on 'toy', which is not this 'other'"):
-        done.check_fits(dataset.load(toy.prepared("other", seed=3), 32))
+    with pytest.raises(ValueError, match=r"at image_size = 48, .* the settings say image_size = 32, fit"):
+        done.check_fits(toy.load("toy", 48))
+    with pytest.raises(ValueError, match=r"trained on 'toy', which is not this 'other'"):
+        done.check_fits(toy.load(toy.prepared("other", seed=3), 32))
+
+
+def test_a_record_cannot_tell_of_other_images_than_it_was_trained_on(data):
+    for wanted, said in (
+        (settings(image_size=64), "image_size = 64, fit = stretch"),
+        (settings(fit="pad"), "fit = pad"),
+    ):
+        with pytest.raises(ValueError, match=rf"'toy' were loaded at image_size = 32, fit = stretch, .* say .*{said}"):
+            runs.load_or_train(wanted, data, CPU, progress=False)
+        with pytest.raises(ValueError, match=r"were loaded at image_size = 32"):
+            loop.fit(wanted, data, CPU, progress=False)
+    assert runs.finished(data.hash) == []
+
+
+NAMES = {"DATASET": "toy", "DEVICE": "cpu", "SEEDS": "0,1", "SCHEDULER": "", "IMAGE_SIZE": 40, "FIT": "pad", "In": []}
+
+
+def test_a_notebooks_names_become_settings_seeds_device_and_the_dataset_that_they_say(data):
+    base, seeds, device, loaded = runs.set_up(NAMES | {"MIXES": 2}, "MIXES", model="densenet")
+    assert (base.image_size, base.fit, base.model, seeds, device) == (40, "pad", "densenet", (0, 1), CPU)
+    assert (loaded.image_size, loaded.fit, loaded.images.shape[-1]) == (40, "pad", 40)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"IMAGESIZE": 64}, "there is no parameter IMAGESIZE.*IMAGE_SIZE"),
+        ({"EPOCHS": "zero"}, "epochs = 'zero'"),
+        ({"DEVICE": "tpu"}, "'tpu': choose auto, cpu or cuda"),
+        ({"DATASET": "gone"}, "no prepared dataset 'gone'; there is toy"),
+    ],
+)
+def test_a_notebooks_wrong_name_or_value_is_refused(data, names, said):
+    with pytest.raises(ValueError, match=said):
+        runs.set_up(NAMES | names)
+
+
+def test_a_run_made_on_another_machine_is_found_where_it_is_copied_to(data, monkeypatch, tmp_path_factory):
+    done, here = run(data), tmp_path_factory.mktemp("here")
+    (here / "outputs" / "runs").mkdir(parents=True)
+    paths.runs(done.key).rename(here / "outputs" / "runs" / done.key)
+    monkeypatch.setenv("PNEUMO_NB_HOME", str(here))
+    monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("trained again"))
+    assert run(data) == done and runs.finished(data.hash) == [done]
 
 
 def test_a_run_that_diverged_is_not_finished_and_says_the_same_again(data):
@@ -167,7 +211,7 @@ def test_weights_that_do_not_fit_their_run_are_named(data):
 def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named(data):
     done = run(data)
     record = paths.runs(done.key) / "record.json"
-    record.write_text(record.read_text().replace(f'"format": {runs.FORMAT}', '"format": 0'))
+    record.write_text(record.read_text().replace(f'"format": {runs.RUN_FORMAT}', '"format": 0'))
     assert runs.finished(data.hash) == []
     with pytest.raises(ValueError, match=rf"run {done.key} has format 0; this version reads and trains format"):
         runs.load(done.key)
@@ -183,7 +227,7 @@ from pneumo_nb.train import dataset, models, runs
 from pneumo_nb.settings import TrainSettings
 models.build = toy.build
 settings = TrainSettings.of(image_size=32, channels=1, epochs=int(sys.argv[1]), batch_size=8)
-print(runs.load_or_train(settings, dataset.load("toy", 32), torch.device("cpu"), progress=False).key)
+print(runs.load_or_train(settings, dataset.load("toy", settings), torch.device("cpu"), progress=False).key)
 """
 
 
@@ -196,7 +240,7 @@ def training(epochs):
 
 
 def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, home):
-    epochs = 60
+    epochs = 30
     run_key = runs.key(settings(epochs=epochs), data.hash)
     owner, follower = training(epochs), None
     try:
@@ -220,7 +264,7 @@ def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(
 
 def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_empty_one(small_disk, monkeypatch):
     monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     undisturbed = run(data)
     folder = paths.runs(undisturbed.key)
     files = ("weights.safetensors", "history.csv", "predictions.csv")
@@ -245,7 +289,7 @@ def test_a_full_disk_leaves_no_half_file_and_the_same_run_again_ends_as_on_an_em
 
 def test_a_finished_run_is_loaded_from_a_folder_that_may_only_be_read(small_disk, monkeypatch):
     monkeypatch.setenv("PNEUMO_NB_HOME", str(small_disk))
-    data = dataset.load(toy.prepared(), 32)
+    data = toy.load(toy.prepared())
     done = run(data)
     with read_only(small_disk):
         assert run(data).record == done.record

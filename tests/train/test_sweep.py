@@ -13,12 +13,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 import toy
-from dask.system import CPU_COUNT
 from distributed import Client, Scheduler, SpecCluster, Worker
 
-from pneumo_nb import paths
+from pneumo_nb import paths, processes
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, loop, models, runs, sweep
+from pneumo_nb.train import loop, models, runs, sweep
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = {"image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
@@ -35,7 +34,7 @@ def seeds(*numbers, **more):
 
 @pytest.fixture
 def data(home):
-    return dataset.load(toy.prepared(), 32)
+    return toy.load(toy.prepared())
 
 
 @pytest.fixture
@@ -118,6 +117,17 @@ def test_a_worker_that_sees_another_dataset_or_other_outputs_refuses(data, two_w
     assert runs.finished(data.hash) == []
 
 
+def test_workers_read_the_dataset_as_the_settings_say_and_other_settings_are_refused(data, two_workers):
+    larger = toy.load(image_size=48, fit="pad")
+    (done,) = sweep.train_all([settings(image_size=48, fit="pad")], larger, CPU, two_workers)
+    assert (done.settings.image_size, done.settings.fit) == (48, "pad")
+    with pytest.raises(
+        ValueError, match="loaded at image_size = 32, fit = stretch, and the settings say image_size = 48"
+    ):
+        sweep.train_all([settings(image_size=48)], data, CPU, two_workers)
+    assert runs.finished(data.hash) == [done]
+
+
 def test_a_run_trained_into_other_outputs_is_a_failure(data, two_workers, monkeypatch):
     monkeypatch.setattr(runs, "load_or_train", lambda *_, **__: None)
     with pytest.raises(RuntimeError, match="but not into this outputs/runs"):
@@ -148,13 +158,14 @@ def test_a_cluster_without_workers_is_refused(data, monkeypatch):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(data, monkeypatch):
-    monkeypatch.setattr(sweep, "PATIENCE", 1)
+    monkeypatch.setattr(sweep, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for address in (UNANSWERED, "127.0.0.1:1", f"tcp://127.0.0.1:{silent.getsockname()[1]}", "no.such.host:80"):
             with pytest.raises(ValueError, match=f"no Dask scheduler answers at {address}: start one"):
                 sweep.train_all(seeds(0), data, CPU, address)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_in_mid_run_is_a_failure(data, small_network, monkeypatch):
     leave, running = threading.Event(), threading.Event()
     monkeypatch.setattr(runs, "load_or_train", lambda *_, **__: running.set() or leave.wait(3))
@@ -202,6 +213,7 @@ def test_a_local_cluster_shares_gpus_and_leaves_this_process_as_it_was(home, mon
     assert not [pid for _, pid in found.values() if alive(pid)]
 
 
+@pytest.mark.slow
 def test_a_local_cluster_trains_to_the_bytes_of_as_many_threads_here(data, home, monkeypatch, tmp_path_factory):
     wanted, jobs = seeds(0, 1), 2
     with sweep.cluster(jobs, CPU) as address:
@@ -209,7 +221,7 @@ def test_a_local_cluster_trains_to_the_bytes_of_as_many_threads_here(data, home,
     other = tmp_path_factory.mktemp("sequential")
     weights = [(paths.runs(run.key) / "weights.safetensors").read_bytes() for run in there]
     monkeypatch.setenv("PNEUMO_NB_HOME", str(other))
-    with threads(max(1, CPU_COUNT // jobs)):
+    with threads(max(1, processes.cores() // jobs)):
         here = sweep.train_all(wanted, data, CPU)
     assert [(paths.runs(run.key) / "weights.safetensors").read_bytes() for run in here] == weights
 
@@ -261,6 +273,7 @@ def as_a_user_would(home):
                 one.wait(30)
 
 
+@pytest.mark.slow
 def test_two_clients_and_a_killed_worker_on_a_cluster_that_a_user_started(data, as_a_user_would):
     wanted = [settings(scale_factor=n, seed=seed) for n in (1, 5) for seed in (0, 1)]
     written = {runs.key(one, data.hash): set() for one in wanted}

@@ -1,0 +1,349 @@
+"""What a source says, looked through once before any work: its files, and their labels in a CSV or in folders."""
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+PARTS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
+PARTS |= dict.fromkeys(("validation", "valid", "val"), "validation")
+MILLIMETRES = r"\d{1,3}(\.\d{1,3})?", "a number of millimetres"
+DISEASE = {  # optional columns of what is known of the disease: the cells that are right, in a pattern and in words
+    "stage": (r"(0|1|2|3|4|I|II|III|IV)\+?", "0 to 4 or I to IV"),
+    "profusion": (r"[0-3]( [0-3]){5}", "six grades 0 to 3, such as 1 1 0 1 0 0"),
+    "letter": (r"[pqrstu]", "p, q, r, s, t or u"),
+    "large": (r"\d{1,3}", "a number of large opacities"),
+    "diameter_mm": MILLIMETRES,
+    "largest_mm": MILLIMETRES,
+}
+MASKS = {"lungs": "lung_mask", "opacities": "opacity_mask"}
+RECORD = "phantom.json"  # what the phantom writes about itself beside its labels.csv
+NOT_THERE = "names a file that is not in SOURCE"
+SHOWN = 3  # faulty rows that a refusal lists before it only counts
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the labels say about one file; '' or nothing where they say nothing."""
+
+    label: str = ""
+    patient: str = ""
+    split: str = ""
+    view: str = ""
+    disease: dict[str, str] = field(default_factory=dict)  # by column, those of DISEASE that say something
+    masks: dict[str, Path] = field(default_factory=dict)  # by what they show: lungs, opacities
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the columns that `read` knows are to be found, and which classes are label 1 and 0."""
+
+    columns: dict[str, str] = field(default_factory=dict)  # ours -> theirs; others keep their names
+    positive: tuple[str, ...] = ()  # classes of label 1; none: the labels are 0 and 1 already
+    negative: tuple[str, ...] = ()  # classes of label 0; none: all that are not positive
+    between: str = ""  # what stands between the classes of one image
+    published: bool = False  # files are named without their folders, and rows without a file are let pass
+    folders: bool = False  # the class is the name of the folder; there is no CSV
+    views: tuple[str, ...] = ()  # the only projections that are chest radiographs; none: all
+
+
+NIH = {"file": "Image Index", "label": "Finding Labels", "patient_id": "Patient ID", "view": "View Position"}
+PADCHEST = {"file": "ImageID", "label": "Labels", "patient_id": "PatientID", "view": "Projection"}
+LAYOUTS = {  # where each was read up stands beside it
+    # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg: how sets of two classes are often handed out.
+    "classes": Layout(folders=True),
+    # NIH ChestX-ray14 (Wang et al., CVPR 2017), Data_Entry_2017.csv and Data_Entry_2017_v2020.csv: "Image Index" is a
+    # bare file name (images_001/images/00000001_000.png), "Finding Labels" has "|" between findings.
+    "nih": Layout(NIH, between="|", published=True),
+    # PadChest (Bustos et al., Medical Image Analysis 2020), PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, as
+    # torchxrayvision's PC_Dataset reads it: "Labels" is a list as Python prints it; L is a lateral view.
+    "padchest": Layout(PADCHEST, between=",", published=True, views=("PA", "AP", "AP_horizontal", "L")),
+    # Silicodata (Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J): its own loader reads train_images/ and
+    # test_images/ with folder_normal, folder_TB, folder_silicosis and folder_STB.
+    "silicodata": Layout(
+        {}, ("silicosis", "silicotuberculosis", "stb"), ("healthy", "normal", "tuberculosis", "tb"), "", True
+    ),
+}
+
+
+def layout(
+    name: str = "", columns: str = "", positive: str = "", negative: str = "", has_csv: bool = True
+) -> Layout | None:
+    """The layout of that name with these changes, or None without any; texts as on the command line.
+
+    `columns` is "file=Path,label=Dx", the others are "A,B". ValueError: a wrong name, or classes that are missing.
+    """
+    if not (name or columns or positive or negative):
+        return None
+    if name and name not in LAYOUTS:
+        raise ValueError(f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
+    chosen = LAYOUTS.get(name, Layout())
+    pairs = [[part.strip() for part in pair.partition("=")[::2]] for pair in _listed(columns)]
+    if not all(ours and theirs for ours, theirs in pairs):
+        raise ValueError("--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
+    in_folders = chosen.folders or (name == "silicodata" and not has_csv)
+    chosen = replace(chosen, columns=chosen.columns | dict(pairs), folders=in_folders)
+    if positive or negative:
+        chosen = replace(chosen, positive=_listed(positive.lower()), negative=_listed(negative.lower()))
+    if not chosen.positive and (chosen.published or chosen.negative):
+        raise ValueError(f"which classes are label 1? layout {name or 'of your CSV'} needs --positive CLASS[,CLASS]")
+    return chosen
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in _composed(text).split(",") if part.strip())
+
+
+def _composed(text: str) -> str:
+    """`text` in one of the forms that Unicode has for it: macOS names files in another one than people type."""
+    return unicodedata.normalize("NFC", text)
+
+
+def read(
+    source: Path, labels: str | Path | None = None, given_split: bool = False, layout: Layout | None = None
+) -> tuple[list[str], dict[str, Row] | None]:
+    """Every input under `source`, sorted as bytes, and a Row for those that have one, by their paths within `source`.
+
+    An input is whatever is not a folder: also links, which are not followed, and files of a wrong kind, so that each of
+    them is accounted for. Not inputs: the labels CSV, the masks that it names, and a `phantom.json`.
+
+    `labels` is the CSV, or else labels.csv in `source`, or else there are no rows (None) unless the `layout` is one of
+    folders. Columns: file and label (0 or 1); if wanted patient_id, view, those of DISEASE, lung_mask, opacity_mask,
+    and split (train, test, validation; needed and read only for `given_split`); all others are ignored. Paths are
+    relative to the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the header
+    is row 1), never by content.
+    """
+    files = _walked(source)
+    if layout and layout.folders:
+        if labels:
+            raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
+        return files, _from_folders(files, layout, given_split)
+    path = Path(labels) if labels else source / "labels.csv"
+    if not labels and not path.is_file():
+        if layout:
+            raise ValueError("this layout needs its label file: --labels CSV")
+        if given_split:
+            raise ValueError("split=given needs a labels CSV with a column split")
+        return files, None
+    path = path.parent.resolve() / path.name
+    files = [file for file in files if source / file != path]
+    table = _table(path)
+    rows = _rows(_from_layout(table, files, layout) if layout else table, path.parent, source, files, given_split)
+    masks = {mask for row in rows.values() for mask in row.masks.values()}
+    return [file for file in files if source / file not in masks], rows
+
+
+def _walked(source: Path) -> list[str]:
+    if not source.is_dir():
+        raise ValueError(f"there is no folder {str(source)!r}: SOURCE must be a folder of DICOM, JPG or PNG files")
+    found = []
+    for folder, inner, names in os.walk(source, onerror=_refuse_folder):
+        here = Path(folder)
+        links = [name for name in inner if (here / name).is_symlink()]
+        found += [str((here / name).relative_to(source)) for name in names + links if here / name != source / RECORD]
+    return sorted(found, key=os.fsencode)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ValueError(f"a folder within SOURCE cannot be opened ({type(error).__name__}): allow reading it") from None
+
+
+def _from_folders(files: list[str], layout: Layout, given_split: bool) -> dict[str, Row]:
+    """A Row for each file whose folder is named like a class; the nearest folder above may name the part."""
+    rows = {}
+    for file in files:
+        *above, folder = ("", *PurePosixPath(file).parts[:-1])
+        label = _label([folder, folder.removeprefix("folder_")], layout)
+        part = next(filter(None, map(_part, reversed(above))), "") if given_split else ""
+        if label and given_split and not part:
+            raise ValueError(
+                "split=given needs a folder such as train, test_images or val above each folder of a class"
+            )
+        if label:
+            rows[file] = Row(label, split=part)
+    _refuse_one_sided(rows.values(), given_split, "no file lies in a folder")
+    return rows
+
+
+def _part(folder: str) -> str:
+    """The part that a folder such as train, test_images or ValidationSet names; '' for none, or for two."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", folder)
+    parts = {PARTS[word] for word in (word.lower().removesuffix("set") for word in words) if word in PARTS}
+    return parts.pop() if len(parts) == 1 else ""
+
+
+def _table(path: Path) -> list[list[str]]:
+    """Cells of the CSV, the header first; empty rows are kept, so that numbers are those of a spreadsheet.
+
+    Rows are as long as the header, or longer if that is a fault: spreadsheets add and drop empty cells at the end.
+    """
+    try:
+        content = path.read_bytes()
+        text = _composed(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"the labels CSV {path.name!r} cannot be opened ({type(error).__name__})") from None
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"the labels CSV is not UTF-8 text in row {row}: save it as 'CSV UTF-8'") from None
+    table, limit = [], csv.field_size_limit(len(text) + 1)  # a cell may be as long as the file
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), strict=True):
+            table.append([cell.strip() for cell in cells])
+    except csv.Error:
+        what = f"the labels CSV has a broken quotation in row {len(table) + 1}"
+        raise ValueError(what + ': a " that begins a cell must end it, and one within it is written ""') from None
+    finally:
+        csv.field_size_limit(limit)
+    while table and not any(table[-1]):
+        table.pop()
+    header = table[0] if table else []
+    while header and not header[-1]:
+        header.pop()
+    if len(set(header) - {""}) < len(header) - header.count(""):
+        raise ValueError("the labels CSV has two columns of one name in row 1")
+    wide = len(header)
+    return [cells if any(cells[wide:]) else cells[:wide] + [""] * (wide - len(cells)) for cells in table]
+
+
+def _from_layout(table: list[list[str]], files: Iterable[str], layout: Layout) -> list[list[str]]:
+    """The table with our columns; a row that is not wanted becomes empty, so that all others keep their numbers."""
+    named = {theirs: ours for ours, theirs in layout.columns.items()}
+    missing = sorted(theirs for theirs in named if not table or theirs not in table[0])
+    if missing:
+        raise ValueError(f"the labels CSV has no column {', '.join(missing)} in row 1: see --layout and --columns")
+    header = [named.get(name, name if name not in layout.columns else f"other {name}") for name in table[0]]
+    places: dict[str, list[str]] = {}
+    for file in files if layout.published else ():
+        places.setdefault(_composed(PurePosixPath(file).name), []).append(file)
+    return [header] + [_cells(header, cells, places, number, layout) for number, cells in enumerate(table[1:], start=2)]
+
+
+def _cells(header: list[str], cells: list[str], places: dict, number: int, layout: Layout) -> list[str]:
+    if len(cells) != len(header):
+        return cells  # `_row` says what is wrong
+    row = dict(zip(header, cells, strict=True))
+    if layout.published:
+        found = places.get(PurePosixPath(row.get("file", "")).name, [])
+        if len(found) > 1:
+            raise ValueError(f"the labels CSV: row {number} names a file that is in SOURCE {len(found)} times")
+        if not found or not row.get("label") or (layout.views and row.get("view") not in layout.views):
+            return []
+        row["file"] = found[0]
+    if layout.positive and row.get("label"):
+        parts = row["label"].strip("[] ").split(layout.between) if layout.between else [row["label"]]
+        row["label"] = _label((re.sub(r"^['\"]|['\"]$", "", part.strip()).strip() for part in parts), layout)
+        if not row["label"]:
+            return []
+    if row.get("view") == "AP_horizontal":
+        row["view"] = "AP"
+    return list(row.values())
+
+
+def _label(classes: Iterable[str], layout: Layout) -> str:
+    """1 or 0 for an image of these classes; '' if it is of neither. A positive class outweighs a negative one."""
+    names = {_composed(name).lower() for name in classes} - {""}
+    if not layout.positive:
+        return next(iter(names & {"0", "1"}), "")
+    return "1" if names & set(layout.positive) else "0" if names & (set(layout.negative) or names) else ""
+
+
+def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], given_split: bool) -> dict[str, Row]:
+    needed = {"file", "label"} | ({"split"} if given_split else set())
+    if not table or not needed <= set(table[0]):
+        raise ValueError(f"the labels CSV needs the columns {', '.join(sorted(needed))}, separated by commas, in row 1")
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(_composed(file), []).append(file)
+    rows, first_seen, repeated, faults, missing = {}, {}, {}, [], ""
+    for number, cells in enumerate(table[1:], start=2):
+        if not any(cells):
+            continue
+        try:
+            file, row = _row(table[0], cells, base, source, names, given_split)
+            if file in rows:
+                repeated.setdefault(file, {rows[file].label}).add(row.label)
+                twice = "names the file of" if rows[file].label == row.label else "contradicts"
+                raise ValueError(f"{twice} row {first_seen[file]}: one row for each file")
+            rows[file], first_seen[file] = row, number
+        except ValueError as fault:
+            faults.append(f"row {number} {fault}")
+            if str(fault) == NOT_THERE:
+                missing = missing or cells[table[0].index("file")]
+    hints = _hint(missing, files) if missing else []
+    if repeated:
+        ones = sum("1" in repeated.get(file, row.label) for file, row in rows.items())
+        hints += [
+            f"{len(repeated)} files have several rows: as one each, 1 if any is 1, {ones} of {len(rows)} are label 1"
+        ]
+    if faults:
+        told = faults[:SHOWN] + [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN) + hints
+        raise ValueError("the labels CSV: " + "; ".join(told))
+    _refuse_one_sided(rows.values(), given_split, "the labels CSV has no row")
+    return rows
+
+
+def _hint(name: str, files: list[str]) -> list[str]:
+    """What may be wrong with a name that no file bears."""
+    for place in (PurePosixPath(_composed(file).lower()) for file in files):
+        nearly = {str(place.stem): "folder and ending", place.name: "folder"}
+        nearly |= {str(place.with_suffix("")): "ending", str(place): "capitals"}
+        if name.lower() in nearly:
+            return [f"but for its {nearly[name.lower()]} a file is named so: write its path as it is in SOURCE"]
+    garbled = sum(not file.isascii() and any("\udc80" <= letter <= "\udcff" for letter in file) for file in files)
+    return [f"the names of {garbled} files are not UTF-8: rename them, as by convmv -f GBK -t UTF-8"] if garbled else []
+
+
+def _row(
+    header: list[str], cells: list[str], base: Path, source: Path, names: dict, given_split: bool
+) -> tuple[str, Row]:
+    """One row, checked; each ValueError reads on from 'row 7 ...'."""
+    if len(cells) != len(header):
+        raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
+    value = dict(zip(header, cells, strict=True))
+    places = [folder / _downwards(value["file"]) for folder in (base, source)]
+    inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
+    found = next((names[name] for name in inside if name in names), [])
+    if len(found) != 1:
+        raise ValueError("names two files, equal but for their form of Unicode: rename one" if found else NOT_THERE)
+    if value["label"] not in ("0", "1"):
+        raise ValueError("has no label 0 or 1")
+    if "patient_id" in header and not value["patient_id"]:
+        raise ValueError("has no patient_id: fill in all of them, or leave the column out")
+    part, view = value.get("split", "") if given_split else "", value.get("view", "").upper()
+    disease = {column: value[column] for column in DISEASE if value.get(column)}
+    for column, text in disease.items():
+        pattern, right = DISEASE[column]
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"has a {column} that is not {right}")
+    if given_split and part not in PARTS.values():
+        raise ValueError("has a split that is not train, test or validation")
+    masks = {shown: _mask(value[column], base, source) for shown, column in MASKS.items() if value.get(column)}
+    return found[0], Row(value["label"], value.get("patient_id", ""), part, view, disease, masks)
+
+
+def _downwards(text: str) -> str:
+    """`text` if it is a path that leads down from wherever it starts, else ValueError."""
+    if not text or "\0" in text or text[0] in "/\\" or ".." in text.replace("\\", "/").split("/"):
+        raise ValueError("has no path within the source folder: no '..' and not absolute")
+    return text
+
+
+def _mask(text: str, base: Path, source: Path) -> Path:
+    for folder in (base, source):
+        for form in ("NFC", "NFD"):
+            path = folder / unicodedata.normalize(form, _downwards(text))
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                return path
+    raise ValueError("names a mask that is not there")
+
+
+def _refuse_one_sided(rows: Iterable[Row], given_split: bool, nothing: str) -> None:
+    for label in ("0", "1"):
+        for part in ("train", "test") if given_split else ("",):
+            if not any((row.label, row.split) == (label, part) for row in rows):
+                where = f" and split {part}" * given_split
+                raise ValueError(f"{nothing} with label {label}{where}: both classes are needed")

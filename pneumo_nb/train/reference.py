@@ -1,0 +1,118 @@
+"""Runs that are kept with the project: what was measured once, at full size, in few small files and without weights.
+
+`outputs/reference/<name>/` holds records.json, predictions.csv.xz and history.csv.xz of all its runs, images.csv.xz
+with what is known of each radiograph, README.md and the tables that were made of the runs.
+"""
+
+import io
+import json
+import lzma
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pneumo_nb import metrics, paths
+
+if TYPE_CHECKING:
+    from pneumo_nb.train.runs import Run
+
+IMAGE = ["image_id", "patient_id", "split", "label"]
+TRUTH = ["stage", "letter", "profusion", "large"]  # where a dataset's source tells them
+AS_TEXT = dict.fromkeys(["of", "image_id", "patient_id", *TRUTH], str)
+RUNS, IMAGES, PREDICTIONS, HISTORY = "records.json", "images.csv.xz", "predictions.csv.xz", "history.csv.xz"
+
+
+def folder(name: str) -> Path:
+    """Where the reference of that name lies."""
+    return paths.root() / "outputs" / "reference" / name
+
+
+def records() -> dict[str, tuple[str, dict]]:
+    """Each run of every reference by its key: the reference's name and the run's record."""
+    files = sorted(folder("").glob(f"[!.]*/{RUNS}"))
+    return {record["key"]: (file.parent.name, record) for file in files for record in _records(file, _version(file))}
+
+
+def predictions(name: str, key: str) -> pd.DataFrame:
+    """The predictions of one run as its own folder holds them: image_id, patient_id, split, label, probability."""
+    own = _by_key(name, PREDICTIONS)[key]
+    return images(name, key)[IMAGE].merge(own, on="image_id", validate="one_to_one", sort=False)
+
+
+def history(name: str, key: str) -> pd.DataFrame:
+    """One row for each epoch of one run; numbers have six digits."""
+    found = _by_key(name, HISTORY)[key]
+    validated = "validation_loss" in found and found["validation_loss"].notna().any()  # others may be beside those
+    return found if validated else found.loc[:, ~found.columns.str.startswith("validation_")]
+
+
+def images(name: str, key: str) -> pd.DataFrame:
+    """The radiographs of the dataset of one run, in the order of its manifest; the truth as text, empty if unknown."""
+    return _by_key(name, IMAGES)[records()[key][1]["dataset"]["hash"]]
+
+
+def write(name: str, trained: Sequence["Run"], readme: str = "", **tables: pd.DataFrame) -> Path:
+    """Add runs to the reference `name`, each file whole; returns its folder. `tables` become NAME.csv.
+
+    What it holds already stays, but for runs of another format than the new ones: equal settings mean other numbers
+    there. Equal runs give equal bytes. A ValueError if a run's counts do not follow from what is stored of it.
+    """
+    if not trained or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise ValueError(f"reference {name!r} of {len(trained)} runs: small letters, digits and hyphens, and runs, do")
+    formats = {run.record["format"] for run in trained}
+    told = {key: record for key, (of, record) in records().items() if of == name and record["format"] in formats}
+    kept = {part: dict(_by_key(name, part)) if told else {} for part in (IMAGES, PREDICTIONS, HISTORY)}
+    for run in trained:
+        if run.key not in told:
+            told[run.key], found = run.record, run.predictions
+            exact = found["probability"].map("{:.9g}".format).astype(float)  # every bit of a float32
+            kept[PREDICTIONS][run.key] = found[["image_id"]].assign(probability=exact)
+            kept[HISTORY][run.key] = run.history
+            kept[IMAGES][run.record["dataset"]["hash"]] = found[IMAGE].join(run.truth(), on="image_id")
+            of_test = found["split"] == "test"
+            counts = metrics.Counts.of(found["label"][of_test], exact[of_test] >= run.record["threshold"])
+            if counts != run.counts:
+                raise ValueError(f"run {run.key}: its record says {run.counts}, its predictions {counts}")
+    hashes = {record["dataset"]["hash"] for record in told.values()}
+    for part, keys, digits in ((IMAGES, hashes, None), (PREDICTIONS, told, "%.9g"), (HISTORY, told, "%.6g")):
+        frame = pd.concat({key: kept[part][key] for key in sorted(keys)}, names=["of"]).reset_index("of")
+        with paths.whole(folder(name) / part) as file:
+            file.write_bytes(lzma.compress(frame.to_csv(index=False, float_format=digits).encode(), preset=9))
+    for title, table in tables.items():
+        with paths.whole(folder(name) / f"{title}.csv") as file:
+            table.to_csv(file, index=False, float_format="%.6g")
+    with paths.whole(folder(name) / "README.md") as file:
+        file.write_text(readme)
+    with paths.whole(folder(name) / RUNS) as file:  # last: what it does not name is not there
+        file.write_text(json.dumps([told[key] for key in sorted(told)], indent=1) + "\n")
+    return folder(name)
+
+
+def _version(file: Path) -> tuple[int, int]:
+    """Changes whenever the file does."""
+    about = file.stat()
+    return about.st_mtime_ns, about.st_ino
+
+
+def _by_key(name: str, part: str) -> dict[str, pd.DataFrame]:
+    file = folder(name) / part
+    return _parts(file, _version(file))
+
+
+@lru_cache(maxsize=8)
+def _parts(file: Path, _: tuple[int, int]) -> dict[str, pd.DataFrame]:
+    content = io.BytesIO(lzma.decompress(file.read_bytes()))
+    frame = pd.read_csv(content, dtype=AS_TEXT, na_filter=file.name == HISTORY)  # undefined metrics; no name is "NA"
+    return {key: part.drop(columns="of").reset_index(drop=True) for key, part in frame.groupby("of")}
+
+
+@lru_cache(maxsize=8)
+def _records(file: Path, _: tuple[int, int]) -> list[dict]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        raise ValueError(f"{RUNS} of reference {file.parent.name!r} is damaged: take it from where it came") from None
