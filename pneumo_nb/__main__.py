@@ -1,4 +1,4 @@
-"""The command line: `python -m pneumo_nb prepare ...` and `python -m pneumo_nb reproduce ...`."""
+"""The command line: `python -m pneumo_nb prepare ...`, `reproduce ...` and `read ...`."""
 
 import os
 import sys
@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to train the runs on")
     reproduce.set_defaults(command=_reproduce)
+
+    read = commands.add_parser("read", help="one new radiograph, or a folder of them, -> what a run makes of it")
+    read.add_argument("source", type=Path, metavar="FILE", help="DICOM, JPG or PNG; of a folder a CSV is printed")
+    read.add_argument("--run", required=True, metavar="KEY", help="a folder of outputs/runs")
+    read.add_argument("--page", action="store_true", help="write a page with the film and its maps: outputs/readings")
+    read.set_defaults(command=_read)
     return parser
 
 
@@ -149,6 +155,13 @@ def _reproduce(options: argparse.Namespace) -> int:
         print(f"pneumo_nb: {failure}", file=sys.stderr)
         return 1
     print(f"report: {first}")
+    return 0
+
+
+def _read(options: argparse.Namespace) -> int:
+    from pneumo_nb.beyond import reader
+
+    print(reader.answer(options.source, options.run, options.page), end="")
     return 0
 
 

@@ -165,8 +165,10 @@ def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
 def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
     net.eval()
     with torch.inference_mode():
-        parts = torch.from_numpy(positions).split(machine.at_once(feed.image_size, feed.device))
-        return torch.cat([net(feed.images(some)) for some in parts]).cpu()
+        size = machine.at_once(feed.image_size, feed.device)
+        whole = np.resize(positions, -(-len(positions) // size) * size)  # a radiograph has the same bits in any batch
+        logits = torch.cat([net(feed.images(some)) for some in torch.from_numpy(whole).split(size)])
+        return logits[: len(positions)].cpu()
 
 
 def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:

@@ -1,0 +1,8 @@
+"""Beyond the paper: what stands behind notebooks 08 to 11, one new radiograph, and checklists for authors.
+
+In: runs (`train.runs`) and the dataset that they were trained on. Out: DataFrames and numbers; only `reader` writes,
+a page for one radiograph.
+
+For others: `decisions` (from a probability to a decision), `reader` (a new radiograph through the road of a run's
+dataset), `checklist` (CLAIM 2024 and TRIPOD+AI, as far as the records know).
+"""
