@@ -152,11 +152,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         beside = error.filename and Path(os.fsdecode(error.filename)).parent in path.parents
-        if not (error.errno in FULL or (error.errno in FORBIDDEN and beside)):
-            raise
-        named = type(error)(f"{_shown(path)} cannot be written: {os.strerror(error.errno)}")
-        named.errno = error.errno
-        raise named from None
+        if error.errno in FULL or (error.errno in FORBIDDEN and beside):
+            raise type(error)(f"{_shown(path)} cannot be written: {os.strerror(error.errno)}") from None
+        raise
 
 
 def _shown(path: Path) -> str:

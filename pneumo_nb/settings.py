@@ -130,8 +130,6 @@ class PhantomSettings(Settings):
     width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
     height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = _field(0, "every radiograph follows from it and from its index", ge=0)
-    # Stages I, II, III and letters p, q, r of the positives: marked 12/28/60 % and 5/15/80 %, screening 71/18/11 % (as
-    # in a coal mine, Han 2015) and 35/45/20 %; other shares are ours.
     mix: Literal["marked", "screening"] = _field("marked", "disease of the positives: screening is mostly early stages")
 
     @model_validator(mode="after")
