@@ -47,11 +47,10 @@ def _stop(number: int, _frame: object) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     _end_started()
-    code = 128 + number
-    _thread.start_new_thread(_leave, (code,))  # unlike threading it takes no lock that the main thread may hold
+    _thread.start_new_thread(_leave, (128 + number,))  # unlike threading it takes no lock that the main thread may hold
     with suppress(OSError):  # the terminal is gone
         os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
-    raise SystemExit(code)
+    raise SystemExit(128 + number)
 
 
 def _leave(code: int) -> None:
@@ -115,8 +114,7 @@ def _prepare(options: argparse.Namespace) -> int:
     if not options.name:
         raise ValueError("prepare needs --name NAME for the dataset, or --check to write nothing")
     prepare.prepare(options.source, options.labels, options.name, settings, **more)
-    _, dataset = prepare.read_dataset(options.name)
-    print(prepare.summary(dataset))
+    print(prepare.summary(prepare.read_dataset(options.name)[1]))
     return 0
 
 

@@ -141,8 +141,8 @@ def reliability(labels: Sequence[int], probabilities: Sequence[float], bins: int
     rows = []
     for place in np.unique(places):
         inside = y[places == place]
-        low, high = wilson(int(inside.sum()), len(inside))
-        rows.append((q[places == place].mean(), inside.mean(), low, high, len(inside)))
+        interval = wilson(int(inside.sum()), len(inside))
+        rows.append((q[places == place].mean(), inside.mean(), *interval, len(inside)))
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "images"])
 
 

@@ -95,9 +95,8 @@ def index(dataset: str, made: list[Path]) -> str:
         state = ours.get("failure") or f"done in {papermills.get('duration', 0):.0f} s"
         when = papermills.get("end_time", "")[:16].replace("T", " ")
         given = ", ".join(f"{name} = {value}" for name, value in papermills.get("parameters", {}).items())
-        link = f"<a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a>"
-        cells = [link, *map(html.escape, (state, when, given or "as it stands"))]
-        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        rows += f"<tr><td><a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a></td>"
+        rows += "".join(f"<td>{html.escape(cell)}</td>" for cell in (state, when, given or "as it stands")) + "</tr>"
     body = (
         "<h1>Balanced convolutional neural networks for pneumoconiosis detection: a reproduction</h1>"
         f"<p>Dataset: {html.escape(dataset)}</p><table><thead><tr><th>Notebook</th><th>state</th><th>made (UTC)</th>"

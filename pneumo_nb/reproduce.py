@@ -64,7 +64,7 @@ def parameters(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """For each notebook those of `values` that it knows: what it declares, and all settings of the stages it is about.
+    """For each notebook those of `values` that it knows: what it declares, and all settings if it declares any.
 
     A ValueError names a parameter that is neither a setting nor of any notebook, or a value that is not valid, before
     anything runs. One that only notebooks left out know is let pass: a parameter file serves for any choice of them.
@@ -74,12 +74,9 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     if small := [name for name in values if not name.isupper()]:
         raise ValueError(f"there is no parameter {small[0]}: they are in capitals, such as {small[0].upper()}")
     settings.refuse_unknown(values, defaults)
-    fields = [{name.upper() for name in stage.model_fields} for stage in STAGES]
-    every = set().union(*fields)
-    values = {
-        name: value if name in every else _typed(name, value, defaults.get(name, "''"))
-        for name, value in values.items()
-    }
+    fields = {name.upper() for stage in STAGES for name in stage.model_fields}
+    own = {name: _typed(name, values[name], defaults.get(name, "''")) for name in values.keys() - fields}
+    values = values | own
     for stage in STAGES:
         values |= {name.upper(): value for name, value in stage.from_parameters(values) if name.upper() in values}
     settings.seeds(values.get("SEEDS", 0))
@@ -95,10 +92,7 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         for part in ("train", "test"):
             if counts.get(part, {}).keys() != {"0", "1"}:
                 raise ValueError(f"dataset {dataset!r} has not both classes in its {part} part: prepare it with labels")
-    known = {path: set(declared[path]) for path in chosen}
-    for number, names in enumerate(fields):
-        for path in chosen:  # a stage needs what the stages before it make
-            known[path] |= set().union(*fields[: number + 1]) if names & declared[path].keys() else set()
+    known = {path: declared[path].keys() | (fields if fields & declared[path].keys() else set()) for path in chosen}
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
 
 

@@ -104,17 +104,12 @@ def in_force(*stages: "Settings", **varied: Any) -> pd.DataFrame:
 
     `varied` are the values of what the caller varies, to be shown instead of the one in `stages`.
     """
-    rows = {
-        name.upper(): {
-            "here": ", ".join(map(str, varied[name])) if name in varied else str(value),
-            "the paper": (field.json_schema_extra or {}).get("paper", "not said"),
-            "meaning": field.description,
-        }
-        for stage in stages
-        for name, value in stage
-        for field in [type(stage).model_fields[name]]
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+    rows = {}
+    for name, value, field in ((*pair, type(stage).model_fields[pair[0]]) for stage in stages for pair in stage):
+        here = ", ".join(map(str, varied[name])) if name in varied else str(value)
+        rows[name.upper()] = here, field.json_schema_extra["paper"], field.description
+    columns = ["here", "the paper", "meaning"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
 
 
 def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -> Any:
