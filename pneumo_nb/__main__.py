@@ -15,7 +15,6 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pneumo_nb import paths
 
@@ -31,25 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except _Stopped as stopped:
+    except SystemExit as stopped:
         os._exit(stopped.code)  # all is tidy; Python's own farewell to so many modules takes seconds
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        said = " ".join(str(error).split())
-        if isinstance(error, ValueError | OSError | MemoryError):
-            print(f"pneumo_nb: {said}", file=sys.stderr)
-            return 2
-        print(
-            f"pneumo_nb: {type(error).__name__}: {said} (python -X dev -m pneumo_nb ... shows where)", file=sys.stderr
-        )
-        return 1
-
-
-class _Stopped(KeyboardInterrupt):
-    def __init__(self, code: int):
-        super().__init__()
-        self.code = code
+        said, refused = " ".join(str(error).split()), isinstance(error, ValueError | OSError | MemoryError)
+        if not refused:
+            said = f"{type(error).__name__}: {said} (python -X dev -m pneumo_nb ... shows where)"
+        print(f"pneumo_nb: {said}", file=sys.stderr)
+        return 2 if refused else 1
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -57,11 +47,10 @@ def _stop(number: int, _frame: object) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     _end_started()
-    code = 128 + number
-    _thread.start_new_thread(_leave, (code,))  # unlike threading it takes no lock that the main thread may hold
+    _thread.start_new_thread(_leave, (128 + number,))  # unlike threading it takes no lock that the main thread may hold
     with suppress(OSError):  # the terminal is gone
         os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
-    raise _Stopped(code)
+    raise SystemExit(128 + number)
 
 
 def _leave(code: int) -> None:
@@ -98,17 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     prepare.set_defaults(command=_prepare)
 
     reproduce = commands.add_parser("reproduce", help="run the notebooks and write outputs/report")
-    reproduce.add_argument("--dataset", help="a prepared dataset; the phantom by default")
+    reproduce.add_argument("--dataset", dest="DATASET", help="a prepared dataset; the phantom by default")
     reproduce.add_argument("--params", type=Path, help="YAML file of notebook parameters")
     reproduce.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
     reproduce.add_argument("--only", default="", help="numbers of notebooks, such as 02,12")
-    reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2")
-    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    reproduce.add_argument("--jobs", default=1, metavar="N", help="train N runs at once on this machine")
-    reproduce.add_argument(
-        "--reference", default="", metavar="NAME", help="keep the runs in outputs/reference/NAME too"
-    )
-    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to train the runs on")
+    reproduce.add_argument("--seeds", dest="SEEDS", help="training seeds, such as 0,1,2")
+    reproduce.add_argument("--device", dest="DEVICE", choices=("auto", "cpu", "cuda"))
+    reproduce.add_argument("--jobs", type=int, default=1, metavar="N", help="train N runs at once on this machine")
+    reproduce.add_argument("--reference", default="", metavar="NAME", help="keep the runs in outputs/reference/NAME")
+    reproduce.add_argument("--scheduler", dest="SCHEDULER", metavar="ADDRESS", help="of a Dask cluster for the runs")
     reproduce.set_defaults(command=_reproduce)
 
     read = commands.add_parser("read", help="one new radiograph, or a folder of them, -> what a run makes of it")
@@ -123,8 +110,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from pneumo_nb import prepare
     from pneumo_nb.settings import PrepareSettings
 
-    pairs = dict(_pair(text) for text in options.set)
-    settings = PrepareSettings.of(**pairs)
+    settings = PrepareSettings.of(**dict(text.partition("=")[::2] for text in options.set))
     texts = (options.layout, options.columns, options.positive, options.negative)
     more = {"workers": options.workers, "layout": prepare.layout(*texts, has_csv=bool(options.labels))}
     if options.check:
@@ -134,19 +120,15 @@ def _prepare(options: argparse.Namespace) -> int:
     if not options.name:
         raise ValueError("prepare needs --name NAME for the dataset, or --check to write nothing")
     prepare.prepare(options.source, options.labels, options.name, settings, **more)
-    _, dataset = prepare.read_dataset(options.name)
-    print(prepare.summary(dataset))
+    print(prepare.summary(prepare.read_dataset(options.name)[1]))
     return 0
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     from pneumo_nb import reproduce
 
-    given: dict[str, Any] = dict(options.p)
-    named = {"DATASET": options.dataset, "SEEDS": options.seeds, "DEVICE": options.device}
-    named["SCHEDULER"] = options.scheduler
-    given |= {name: value for name, value in named.items() if value is not None}
-    values = reproduce.parameters(options.params, given)
+    named = {name: value for name, value in vars(options).items() if name.isupper() and value is not None}
+    values = reproduce.parameters(options.params, dict(options.p) | named)
     only = [number.strip().zfill(2) for number in options.only.split(",") if number.strip()]
     command = shlex.join(["python", "-m", "pneumo_nb", *sys.argv[1:]]).replace(f"{paths.root()}/", "")
     try:
@@ -163,13 +145,6 @@ def _read(options: argparse.Namespace) -> int:
 
     print(reader.answer(options.source, options.run, options.page), end="")
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text}: FIELD=VALUE is right")
-    return name, value
 
 
 if __name__ == "__main__":

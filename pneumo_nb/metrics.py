@@ -54,8 +54,6 @@ class Counts:
     @property
     def f1(self) -> float:
         """2 * precision * recall / (precision + recall); undefined when either of them is."""
-        if self.precision != self.precision or self.recall != self.recall:
-            return nan
         return _ratio(2 * self.precision * self.recall, self.precision + self.recall)
 
     @property
@@ -112,9 +110,8 @@ def average_precision(labels: Sequence[int], probabilities: Sequence[float]) -> 
 
 def roc(labels: Sequence[int], probabilities: Sequence[float]) -> pd.DataFrame:
     """The ROC curve: columns false_positive_rate, recall, threshold; no rows where only one class is present."""
-    names = ["false_positive_rate", "recall", "threshold"]
     points = roc_curve(labels, probabilities) if len(set(labels)) == 2 else ([], [], [])
-    return pd.DataFrame(dict(zip(names, points, strict=True)))
+    return pd.DataFrame(dict(zip(("false_positive_rate", "recall", "threshold"), points, strict=True)))
 
 
 def precision_recall(labels: Sequence[int], probabilities: Sequence[float]) -> pd.DataFrame:
@@ -144,8 +141,8 @@ def reliability(labels: Sequence[int], probabilities: Sequence[float], bins: int
     rows = []
     for place in np.unique(places):
         inside = y[places == place]
-        low, high = wilson(int(inside.sum()), len(inside))
-        rows.append((q[places == place].mean(), inside.mean(), low, high, len(inside)))
+        interval = wilson(int(inside.sum()), len(inside))
+        rows.append((q[places == place].mean(), inside.mean(), *interval, len(inside)))
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "images"])
 
 
@@ -168,8 +165,7 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float], rule
     if len(set(labels)) < 2:
         raise ValueError(f"threshold = {rule!r} needs both classes in the validation part; it has one")
     false_positives, recall, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
-    if rule == "youden":
-        return float(thresholds[np.argmax(recall - false_positives)])
-    if rule == "recall90":
-        return float(thresholds[np.argmax(recall >= 0.9)])
-    raise ValueError(f"no threshold rule {rule!r}; the rules are youden and recall90")
+    wanted = {"youden": recall - false_positives, "recall90": recall >= 0.9}
+    if rule not in wanted:
+        raise ValueError(f"no threshold rule {rule!r}; the rules are {' and '.join(wanted)}")
+    return float(thresholds[np.argmax(wanted[rule])])

@@ -92,12 +92,11 @@ def index(dataset: str, made: list[Path]) -> str:
     for notebook in made:
         about = nbformat.read(notebook, as_version=4).metadata
         ours, papermills = about.get("pneumo_nb", {}), about.get("papermill", {})
-        state = ours.get("failure") or f"done in {ours.get('seconds') or papermills.get('duration') or 0:.0f} s"
-        when = (ours.get("made") or papermills.get("end_time") or "")[:16].replace("T", " ")
+        state = ours.get("failure") or f"done in {papermills.get('duration', 0):.0f} s"
+        when = papermills.get("end_time", "")[:16].replace("T", " ")
         given = ", ".join(f"{name} = {value}" for name, value in papermills.get("parameters", {}).items())
-        link = f"<a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a>"
-        cells = [link, *map(html.escape, (state, when, given or "as it stands"))]
-        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        rows += f"<tr><td><a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a></td>"
+        rows += "".join(f"<td>{html.escape(cell)}</td>" for cell in (state, when, given or "as it stands")) + "</tr>"
     body = (
         "<h1>Balanced convolutional neural networks for pneumoconiosis detection: a reproduction</h1>"
         f"<p>Dataset: {html.escape(dataset)}</p><table><thead><tr><th>Notebook</th><th>state</th><th>made (UTC)</th>"

@@ -12,14 +12,8 @@ TRAINING = {"negative": 452, "positive": 114}  # Section 2.1
 TESTING = {"negative": 112, "positive": 28}  # Section 2.1
 SETTINGS = {"epochs": 40, "batch_size": 2, "learning_rate": 5e-5, "image_size": 672}  # Section 3.1
 SCALE_FACTORS = (1, 5)  # Section 3.1
-DENSENET = {  # the DenseNet53 that Tables 3-6 share and Section 4 calls the best
-    "model": "densenet",
-    "depth": 53,
-    "blocks": 4,
-    "bottleneck": True,
-    "reduction": 0.25,
-    "drop_rate": 0.0,
-}
+# The DenseNet53 that Tables 3-6 share and Section 4 calls the best
+DENSENET = {"model": "densenet", "depth": 53, "blocks": 4, "bottleneck": True, "reduction": 0.25, "drop_rate": 0.0}
 
 
 @dataclass(frozen=True)

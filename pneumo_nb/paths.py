@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import sys
@@ -9,11 +10,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing can meet these
 FORBIDDEN = {errno.EACCES, errno.EPERM}  # reading can meet these too
 SOCKETS = 70  # characters of a folder for temporary files: a socket's whole path may have 103
-LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # file systems that know no flock
+TEXTS = ("label", "stage", "profusion", "letter", "view", "photometric")  # columns of a manifest; '' for nothing
+NUMBERS = ("large", "diameter_mm", "largest_mm", "spacing_mm")  # columns of a manifest; NaN for nothing
 
 
 def root() -> Path:
@@ -39,9 +42,16 @@ def raw(name: str) -> Path:
     return root() / "data" / "raw" / name
 
 
+def dataset_name(value: Any) -> str:
+    """The name of a dataset; a ValueError for a number: 0777 without quotes arrives as another one."""
+    if not isinstance(value, str):
+        raise ValueError(f"DATASET = {value!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
+    return value
+
+
 def prepared(name: str = "") -> Path:
     """The prepared dataset of that name; without a name, the folder of all of them."""
-    return root() / "data" / "prepared" / name
+    return root() / "data" / "prepared" / dataset_name(name)
 
 
 def suspected_text(name: str) -> Path:
@@ -60,14 +70,19 @@ def finished(name: str) -> Path:
     return prepared(name)
 
 
+def read_dataset(name: str) -> tuple[Any, dict]:
+    """Manifest (a DataFrame, a row for each image) and dataset.json of a prepared dataset; ValueError as `finished`."""
+    import pandas as pd
+
+    manifest = pd.read_csv(finished(name) / "manifest.csv", keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
+    for column in manifest.columns.intersection(NUMBERS):
+        manifest[column] = pd.to_numeric(manifest[column], errors="coerce")
+    return manifest, json.loads((prepared(name) / "dataset.json").read_text())
+
+
 def runs(key: str = "") -> Path:
     """The run of that key; without a key, the folder of all runs."""
     return root() / "outputs" / "runs" / key
-
-
-def executed() -> Path:
-    """Notebooks as papermill executed them."""
-    return root() / "outputs" / "executed"
 
 
 def report() -> Path:
@@ -115,9 +130,7 @@ def alone(lock: Path, work: str) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             print(f"another process is busy with {work}: waiting until it is done", file=sys.stderr, flush=True)
             fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
+        except OSError:
             told = f"{_shown(lock)} cannot be locked: this file system has no locks (flock); set PNEUMO_NB_HOME to a"
             raise OSError(f"{told} folder on a local disk, or mount it with locks") from None
         try:
@@ -139,11 +152,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         beside = error.filename and Path(os.fsdecode(error.filename)).parent in path.parents
-        if not (error.errno in FULL or (error.errno in FORBIDDEN and beside)):
-            raise
-        named = type(error)(f"{_shown(path)} cannot be written: {os.strerror(error.errno)}")
-        named.errno = error.errno
-        raise named from None
+        if error.errno in FULL or (error.errno in FORBIDDEN and beside):
+            raise type(error)(f"{_shown(path)} cannot be written: {os.strerror(error.errno)}") from None
+        raise
 
 
 def _shown(path: Path) -> str:
@@ -160,10 +171,8 @@ def put(beside: Path, path: Path) -> None:
     else:
         with beside.open("rb+") as handle:
             os.fsync(handle.fileno())
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     if path.is_dir():
-        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
         path.rename(old)
-        beside.rename(path)
-        shutil.rmtree(old)
-    else:
-        beside.replace(path)
+    beside.replace(path)
+    shutil.rmtree(old, ignore_errors=True)

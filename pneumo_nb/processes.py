@@ -168,8 +168,6 @@ def _serve(pipe: Connection, function: Callable, limits: Limits) -> None:
 def _confine(limits: Limits) -> None:
     """Bound the memory; write no core, which would hold pixels; be silent, since decoders print what they read."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     threading.Thread(target=leave_with_parent, daemon=True).start()
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

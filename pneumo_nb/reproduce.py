@@ -7,12 +7,11 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,7 @@ def notebooks(only: Sequence[str] = ()) -> list[Path]:
     found = {path.name[:2]: path for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))}
     wrong = [number for number in only if number not in found]
     if wrong:
-        moved = " (the report, once 08, is 12)" if "08" in wrong else ""
-        raise ValueError(f"there is no notebook {', '.join(wrong)}{moved}; there is {', '.join(found)}")
+        raise ValueError(f"there is no notebook {', '.join(wrong)}; there is {', '.join(found)}")
     return [path for number, path in found.items() if not only or number in only]
 
 
@@ -55,62 +53,47 @@ def parameters(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """
     if file is None:
         return dict(given)
-    if not file.is_file():
-        raise ValueError(f"there is no parameter file {file}")
     try:
         content, texts = (yaml.load(file.read_text(), loader) for loader in (yaml.SafeLoader, yaml.BaseLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
-        raise ValueError(f"{file} is not YAML: one NAME: value a line is right") from None
+    except (yaml.YAMLError, ValueError):
+        content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no parameters: one NAME: value a line is right")
+        raise ValueError(f"{file} holds no parameters: YAML with one NAME: value a line is right")
     read = zip(map(str, content), content.values(), texts.values(), strict=True)
     return {name: value if isinstance(value, list | dict) else text for name, value, text in read} | given
 
 
 def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """For each notebook those of `values` that it knows: what it declares, and all settings of the stages it is about.
+    """For each notebook those of `values` that it knows: what it declares, and all settings if it declares any.
 
     A ValueError names a parameter that is neither a setting nor of any notebook, or a value that is not valid, before
     anything runs. One that only notebooks left out know is let pass: a parameter file serves for any choice of them.
     """
-    declared = {path: papermill.inspect_notebook(_plain(path)) for path in notebooks()}
+    declared = {path: papermill.inspect_notebook(str(path)) for path in notebooks()}
     defaults = {name: entry["default"] for entries in declared.values() for name, entry in entries.items()}
     if small := [name for name in values if not name.isupper()]:
         raise ValueError(f"there is no parameter {small[0]}: they are in capitals, such as {small[0].upper()}")
     settings.refuse_unknown(values, defaults)
-    fields = [{name.upper() for name in stage.model_fields} for stage in STAGES]
-    values = {
-        name: value if any(name in names for names in fields) else _typed(name, value, defaults.get(name, "''"))
-        for name, value in values.items()
-    }
-    for stage, names in zip(STAGES, fields, strict=True):
-        found = stage.from_parameters(values)
-        values |= {name: getattr(found, name.lower()) for name in values.keys() & names}
-    if "SEEDS" in values:
-        settings.seeds(values["SEEDS"])
-    if values.get("SCHEDULER"):
-        sweep.address(str(values["SCHEDULER"]))
+    fields = {name.upper() for stage in STAGES for name in stage.model_fields}
+    own = {name: _typed(name, values[name], defaults.get(name, "''")) for name in values.keys() - fields}
+    values = values | own
+    for stage in STAGES:
+        values |= {name.upper(): value for name, value in stage.from_parameters(values) if name.upper() in values}
+    settings.seeds(values.get("SEEDS", 0))
     if values.get("RUN"):
         runs.load(str(values["RUN"]))
     device = runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
-    if not values.get("SCHEDULER"):
+    if values.get("SCHEDULER"):
+        sweep.address(str(values["SCHEDULER"]))
+    else:
         machine.refuse_incapable(settings.TrainSettings.from_parameters(values), device)
-    if not settings.is_phantom(_dataset(values)):
-        _refuse_unlabelled(_dataset(values))
-    known = {path: set(declared[path]) for path in chosen}
-    for number, names in enumerate(fields):
-        for path in chosen:  # a stage needs what the stages before it make
-            known[path] |= set().union(*fields[: number + 1]) if names & declared[path].keys() else set()
+    if not settings.is_phantom(dataset := values.get("DATASET", "phantom")):
+        counts = paths.read_dataset(dataset)[1]["counts"]["parts"]
+        for part in ("train", "test"):
+            if counts.get(part, {}).keys() != {"0", "1"}:
+                raise ValueError(f"dataset {dataset!r} has not both classes in its {part} part: prepare it with labels")
+    known = {path: declared[path].keys() | (fields if fields & declared[path].keys() else set()) for path in chosen}
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
-
-
-def _dataset(values: dict[str, Any]) -> str:
-    return str(values.get("DATASET", "phantom"))
-
-
-def _plain(path: Path) -> str:
-    """A path in which papermill finds no braces to fill in."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _typed(name: str, value: Any, default: str) -> Any:
@@ -123,18 +106,8 @@ def _typed(name: str, value: Any, default: str) -> Any:
         raise ValueError(f"{name} = {value!r} cannot be read: a value such as {default} is right") from None
 
 
-def _refuse_unlabelled(dataset: str) -> None:
-    parts = json.loads((paths.finished(dataset) / "dataset.json").read_text())["counts"]["parts"]
-    for part in ("train", "test"):
-        if set(parts.get(part, {})) != {"0", "1"}:
-            raise ValueError(
-                f"dataset {dataset!r} has not both classes in its {part} part:"
-                " prepare it with --labels, a CSV with labels 0 and 1"
-            )
-
-
 def reproduce(
-    values: dict[str, Any], only: Sequence[str] = (), jobs: int | str = 1, reference: str = "", command: str = ""
+    values: dict[str, Any], only: Sequence[str] = (), jobs: int = 1, reference: str = "", command: str = ""
 ) -> Path:
     """Execute the notebooks with these parameters and write the report; returns its first page.
 
@@ -145,35 +118,28 @@ def reproduce(
     their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
     process makes a report here, this one says so and waits.
     """
-    chosen, jobs = notebooks(only), settings.jobs(jobs)
-    if jobs > 1 and values.get("SCHEDULER"):
-        raise ValueError("--jobs is for this machine and --scheduler for a cluster: choose one of them")
+    chosen, dataset = notebooks(only), values.get("DATASET", "phantom")
+    if jobs < 1 or (jobs > 1 and values.get("SCHEDULER")):
+        raise ValueError(f"--jobs {jobs}: a number from 1 is right, and 1 with --scheduler, which trains on a cluster")
     if reference and not re.fullmatch("[a-z0-9][a-z0-9-]*", reference):
         raise ValueError(f"--reference {reference}: small letters, digits and hyphens are right")
     assigned = check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
-    folder = paths.executed() / _dataset(values)
-    with paths.alone(paths.report().with_name(".report.lock"), "the report"), _where(jobs, values) as scheduler:
+    folder = paths.report().with_name("executed") / dataset
+    with paths.alone(paths.report().with_name(".report.lock"), "the report"), ExitStack() as cluster:
         for left in (folder, paths.report()):
             paths.clear(left)
-        for given in assigned.values():
-            given |= {name: value for name, value in scheduler.items() if name in given}
+        if jobs > 1:
+            cluster.enter_context(sweep.as_shipped())
+            address = cluster.enter_context(sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))))
+            for given in assigned.values():
+                given |= {"SCHEDULER": address} if "SCHEDULER" in given else {}
         failures = _execute_all(assigned, folder)
         first = pages.report(folder, [path.name for path in notebooks()])
         if failures:
             raise Failed("; ".join(failures))
         if reference:
-            _keep(reference, _dataset(values), command)
+            _keep(reference, dataset, command)
     return first
-
-
-@contextmanager
-def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The parameter that sends runs to a cluster of `jobs` processes, which lives as long; nothing for one job."""
-    if jobs == 1:
-        yield {}
-        return
-    with sweep.as_shipped(), sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
-        yield {"SCHEDULER": address}
 
 
 def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> list[str]:
@@ -185,70 +151,64 @@ def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> list[str
     before = {path: _signature(folder / path.name) for path in assigned}
     again = all(before[path].get("of") == _asked(path, values) for path, values in assigned.items())
     at_once = 2 if again and psutil.virtual_memory().available > ROOM else 1
-    last = notebooks()[-1]
-    groups: list[list[Path]] = [[], [], []]
-    for path in assigned:
-        groups[0 if path.name < "02" else 2 if path == last else 1].append(path)
-    if at_once > 1:
-        groups[1].sort(key=lambda path: -before[path]["seconds"])
-    failures, stopping, lanes = {}, threading.Event(), ThreadPoolExecutor(at_once)
+    group = {path: 0 if path.name < "02" else 2 if path == notebooks()[-1] else 1 for path in assigned}
+    queue = sorted(assigned, key=lambda path: (group[path], -before[path]["duration"] if at_once > 1 else 0))
+    failures, lanes = {}, ThreadPoolExecutor(at_once)
     with _private(at_once) as start, tqdm(desc="notebooks", unit="notebook", total=len(assigned)) as bar:
         try:
-            for group in groups:
-                begun = {lanes.submit(_execute, path, folder, assigned[path], start, stopping): path for path in group}
-                for done in as_completed(begun):
-                    failures[begun[done]] = done.result()
+            for _, together in groupby(queue, group.get):
+                begun = {path: lanes.submit(_execute, path, folder, assigned[path], start) for path in together}
+                for path, execution in begun.items():
+                    failures[path] = execution.result()
                     bar.update()
         except BaseException:
-            stopping.set()
             lanes.shutdown(wait=False, cancel_futures=True)
             paths.clear(folder)
             raise
     return [failures[path] for path in assigned if failures[path]]
 
 
-def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable, stopping: threading.Event) -> str:
+def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable) -> str:
     """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
 
     What the notebook writes to stderr, as when it waits for another process, is shown at once.
     """
-    failure, began = "", time.perf_counter()
+    failure = ""
     with paths.whole(folder / source.name) as beside:
         options = {"progress_bar": False, "stderr_file": sys.stderr} | start(source.name[:2])
         try:
-            papermill.execute_notebook(_plain(source), _plain(beside), values, **options)
+            papermill.execute_notebook(source, beside, values, **options)
         except PapermillExecutionError as error:
             said = next(iter(error.evalue.splitlines()), "")
             failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {said}"
         except OSError:  # such as a full disk: the others would meet it too
             raise
         except Exception as error:
-            if stopping.wait(1):  # a signal has killed the kernel: nothing bears the notebook's name
-                raise
+            time.sleep(1)  # if a signal has killed the kernel, this process ends meanwhile, and nothing was made
             dead = "its process was killed, as systems do when memory runs out"
             said = dead if isinstance(error, DeadKernelError) else " ".join(str(error).split())
             failure = f"{source.name} failed: {said}"
-        notebook = nbformat.read(beside if beside.is_file() else source, as_version=4)
-        _sign(notebook, {"of": "" if failure else _asked(source, values), "failure": failure}, began)
+        notebook = nbformat.read(beside, as_version=4)
+        _sign(notebook, {"of": "" if failure else _asked(source, values), "failure": failure})
         nbformat.write(notebook, beside)
     return failure
 
 
-def _sign(notebook: nbformat.NotebookNode, about: dict[str, str], began: float) -> None:
-    """Say in an executed notebook when it was made and of what, but not where: it may be shown to others."""
-    made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - began, 1)}
-    notebook.metadata["pneumo_nb"] = about | made
-    papermills = notebook.metadata.get("papermill", {})
-    papermills.get("parameters", {}).pop("SCHEDULER", None)
+def _sign(notebook: nbformat.NotebookNode, about: dict[str, str]) -> None:
+    """Say in an executed notebook of what it was made, but not where: it may be shown to others."""
+    notebook.metadata["pneumo_nb"] = about
     for name in ("input_path", "output_path"):
-        papermills.pop(name, None)
+        notebook.metadata.papermill.pop(name)
+    notebook.metadata.papermill.parameters.pop("SCHEDULER", None)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("SCHEDULER = "))
 
 
 def _signature(executed: Path) -> dict[str, Any]:
-    return json.loads(executed.read_text())["metadata"].get("pneumo_nb", {}) if executed.is_file() else {}
+    """What `_sign` and papermill said of a notebook executed before; nothing if there is none."""
+    about = json.loads(executed.read_text())["metadata"] if executed.is_file() else {}
+    return about.get("papermill", {}) | about.get("pneumo_nb", {})
 
 
 def _asked(source: Path, values: dict[str, Any]) -> str:
@@ -261,11 +221,10 @@ def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     """How kernels are started: with this Python, whatever else is called python3, and in private.
 
     They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
-    can; but where its path would be too long for a socket, by ports, with a key. What they write for themselves goes
-    into that folder: a home may not be there, or be full of somebody's settings.
+    can. What they write for themselves goes there too: a home may not be there, or be full of somebody's settings.
     """
     short = len(os.fsencode(tempfile.gettempdir())) <= paths.SOCKETS
-    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-", dir=None if short else "/tmp") as folder:
         surroundings = {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         if not os.access(os.environ.get("HOME", ""), os.W_OK):
             surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)
@@ -277,9 +236,8 @@ def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
         kernel = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
 
         def start(number: str) -> dict[str, Any]:
-            sockets = {"transport": "ipc", "ip": f"{folder}/{number}"} if short else {}
-            config = Config({"KernelManager": {"connection_file": f"{folder}/{number}.json"} | sockets})
-            return {"kernel_manager_class": kernel, "config": config}
+            reached = {"transport": "ipc", "ip": f"{folder}/{number}", "connection_file": f"{folder}/{number}.json"}
+            return {"kernel_manager_class": kernel, "config": Config({"KernelManager": reached})}
 
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of settings that no cell declares
         yield start
@@ -290,7 +248,7 @@ def _keep(name: str, dataset: str, command: str) -> None:
     from pneumo_nb.results import tables
     from pneumo_nb.train import reference
 
-    mine = json.loads((paths.finished(dataset) / "dataset.json").read_text())["hash"]
+    mine = paths.read_dataset(dataset)[1]["hash"]
     hashes = sorted({mine} | {record["dataset"]["hash"] for of, record in reference.records().values() if of == name})
     readme = reference.folder(name) / "README.md"
     told = readme.read_text().splitlines() if readme.is_file() else []

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from pneumo_nb import paths
+
 
 class Settings(BaseModel):
     """Common ground: unknown names are refused, values are frozen and written with their defaults."""
@@ -55,12 +57,11 @@ def digest(content: Any) -> str:
 
 
 def _sentence(cls: type[BaseModel], problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"][:1])
     if not problem["loc"]:  # a rule over several fields speaks for itself
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}; the settings are {', '.join(cls.model_fields)}"
-    return f"{name} = {problem['input']!r}: {problem['msg'].lower()}"
+        return f"there is no setting {problem['loc'][0]!r}; the settings are {', '.join(cls.model_fields)}"
+    return f"{problem['loc'][0]} = {problem['input']!r}: {problem['msg'].lower()}"
 
 
 def seeds(value: Any) -> tuple[int, ...]:
@@ -75,23 +76,9 @@ def seeds(value: Any) -> tuple[int, ...]:
     return found
 
 
-def jobs(value: Any) -> int:
-    """How many runs to train at once; a ValueError if that is not a whole number from 1."""
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"jobs = {value!r}: a whole number from 1 is right")
-    return int(value)
-
-
-def dataset_name(value: Any) -> str:
-    """The name of a dataset; a ValueError for a number: 0777 without quotes arrives as another one."""
-    if not isinstance(value, str):
-        raise ValueError(f"DATASET = {value!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
-    return value
-
-
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    return dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
+    return paths.dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
@@ -117,17 +104,12 @@ def in_force(*stages: "Settings", **varied: Any) -> pd.DataFrame:
 
     `varied` are the values of what the caller varies, to be shown instead of the one in `stages`.
     """
-    rows = {
-        name.upper(): {
-            "here": ", ".join(map(str, varied[name])) if name in varied else str(value),
-            "the paper": (field.json_schema_extra or {}).get("paper", "not said"),
-            "meaning": field.description,
-        }
-        for stage in stages
-        for name, value in stage
-        for field in [type(stage).model_fields[name]]
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+    rows = {}
+    for name, value, field in ((*pair, type(stage).model_fields[pair[0]]) for stage in stages for pair in stage):
+        here = ", ".join(map(str, varied[name])) if name in varied else str(value)
+        rows[name.upper()] = here, field.json_schema_extra["paper"], field.description
+    columns = ["here", "the paper", "meaning"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
 
 
 def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -> Any:
@@ -142,12 +124,8 @@ class PhantomSettings(Settings):
     positives: int = _field(120, "with pneumoconiosis", "142 (2.1)", ge=2)
     width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
     height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
-    phantom_seed: int = Field(0, ge=0, description="every radiograph follows from it and from its index")
-    mix: Literal["marked", "screening"] = Field(
-        "marked",
-        description="disease of the positives, stages I, II, III and letters p, q, r: marked 12/28/60 % and 5/15/80 %;"
-        " screening 71/18/11 % (as in a coal mine, Han 2015) and 35/45/20 %; other shares are ours",
-    )
+    phantom_seed: int = _field(0, "every radiograph follows from it and from its index", ge=0)
+    mix: Literal["marked", "screening"] = _field("marked", "disease of the positives: screening is mostly early stages")
 
     @model_validator(mode="after")
     def _some_are_healthy(self) -> "PhantomSettings":
@@ -184,6 +162,9 @@ class PrepareSettings(Settings):
         return self
 
 
+# Share of a pixel that must be covered for it to belong to the mask: half for the lungs, whose area then stays what it
+# was; a quarter for opacities, of which the smallest are hardly larger than a prepared pixel and would vanish.
+COVERED = {"lungs": 0.5, "opacities": 0.25}
 DENSENET_FIELDS = {"depth", "blocks", "bottleneck", "growth_rate", "reduction", "reduction_reading", "drop_rate"}
 DENSENET_FIELDS |= {"stem", "checkpointing"}
 

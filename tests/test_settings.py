@@ -1,6 +1,6 @@
 import pytest
 
-from pneumo_nb import paper, settings
+from pneumo_nb import paper, paths, settings
 from pneumo_nb.settings import PrepareSettings, TrainSettings
 
 
@@ -83,8 +83,8 @@ def test_only_parameters_are_named_in_capitals():
 
 
 def test_a_dataset_is_named_by_text():
-    assert settings.dataset_name("0777") == "0777"
-    for ask in (settings.dataset_name, settings.is_phantom):
+    assert paths.prepared("0777").name == "0777"
+    for ask in (paths.prepared, paths.finished, paths.read_dataset, settings.is_phantom):
         with pytest.raises(ValueError, match="511 is a number: write the name in quotes"):
             ask(0o777)
 

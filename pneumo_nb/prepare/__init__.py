@@ -11,7 +11,7 @@ from typing import Any
 
 LENT = dict.fromkeys(("prepare", "check", "phantom"), "prepare.folder") | {"layout": "prepare.sources"}
 LENT |= dict.fromkeys(("equalise", "refine"), "prepare.convert") | dict.fromkeys(("overlap", "split"), "prepare.splits")
-LENT |= {"summary": "prepare.manifest", "read_dataset": "prepared"}
+LENT |= {"summary": "prepare.manifest", "read_dataset": "paths"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,7 @@ from pneumo_nb.prepare import burned_in, dicom, images, pseudonyms
 from pneumo_nb.prepare.dicom import Rejected
 from pneumo_nb.prepare.manifest import PLACEHOLDER, UNKNOWN
 from pneumo_nb.prepare.sources import DISEASE, Row
-from pneumo_nb.prepared import COVERED
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.settings import COVERED, PrepareSettings
 
 # What is written in place of a patient's name or number: by anonymisers, exports and people.
 NOBODY = re.compile(

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pneumo_nb import paths, prepared
-from pneumo_nb.settings import TrainSettings
+from pneumo_nb import paths
+from pneumo_nb.settings import COVERED, TrainSettings
 from pneumo_nb.train import machine
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
@@ -89,7 +89,7 @@ def load(name: str, settings: TrainSettings) -> Dataset:
     unlabelled; a MemoryError says how large the images could be.
     """
     folder = paths.finished(name)
-    manifest, about = prepared.read_dataset(name)
+    manifest, about = paths.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
@@ -132,7 +132,7 @@ def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
             grey = np.stack([square(mask, data.image_size, data.fit) for mask in read])
-            known[name] = grey >= prepared.COVERED[name] * 255
+            known[name] = grey >= COVERED[name] * 255
     return known
 
 

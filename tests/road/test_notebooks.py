@@ -161,7 +161,7 @@ def test_parameter_files_name_settings_and_parameters(file):
     settings.refuse_unknown(values, set().union(*(declared(path) for path in NOTEBOOKS)))
     for stage in STAGES:
         stage.from_parameters(values)
-    assert settings.is_phantom(settings.dataset_name(values["DATASET"]))
+    assert settings.is_phantom(values["DATASET"])
 
 
 def test_the_study_has_the_papers_patients_and_split_and_five_seeds():

@@ -54,11 +54,9 @@ def test_progress_bars_are_left_out(notebook):
 
 
 def test_the_first_page_lists_every_notebook_with_its_state_and_what_it_was_made_with(tmp_path):
-    for name, ours in {
-        "01_a": {"made": "2021-09-30T11:12:13+00:00", "seconds": 3.2, "failure": ""},
-        "02_b": {"made": "2021-09-30T11:13:13+00:00", "seconds": 3.2, "failure": "02_b.ipynb failed: <x>"},
-    }.items():
-        about = {"pneumo_nb": ours, "papermill": {"parameters": {"EPOCHS": 2} if name == "01_a" else {}}}
+    for name, minute, failure, given in (("01_a", 12, "", {"EPOCHS": 2}), ("02_b", 13, "02_b.ipynb failed: <x>", {})):
+        told = {"end_time": f"2021-09-30T11:{minute}:13.1+00:00", "duration": 3.2, "parameters": given}
+        about = {"pneumo_nb": {"failure": failure}, "papermill": told}
         made = v4.new_notebook(cells=[v4.new_markdown_cell(f"# {name} <A>")], metadata=about)
         nbformat.write(made, tmp_path / f"{name}.ipynb")
     first = pages.index("nih & more", [tmp_path / "01_a.ipynb", tmp_path / "02_b.ipynb"])

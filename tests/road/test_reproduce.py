@@ -217,6 +217,7 @@ def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, 
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
         ({"RATES": "[1,"}, r"RATES = '\[1,' cannot be read: a value such as \[0.5\] is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
+        ({"DATASET": 0o777}, r"DATASET = 511 is a number: write the name in quotes"),
         ({"RUN": "0123"}, r"no finished run '0123' in outputs/runs"),
     ],
 )
@@ -265,5 +266,5 @@ def test_a_parameter_file_that_holds_none_is_refused(tmp_path, content):
     file.write_text(content)
     with pytest.raises(ValueError, match="NAME: value"):
         reproduce.parameters(file, {})
-    with pytest.raises(ValueError, match="no parameter file"):
+    with pytest.raises(OSError, match=r"none.yaml"):
         reproduce.parameters(tmp_path / "none.yaml", {})
