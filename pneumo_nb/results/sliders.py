@@ -43,9 +43,9 @@ class Channels(VBox):
         self._positions, self._draw = list(radiographs.values()), draw
         self._image_layout = Layout(width=f"{SHOWN}px", max_width="100%")
         not_drawn = HTML(NOT_DRAWN)
-        self.radiograph = _choice("radiograph", list(radiographs))
+        self.radiograph = _control(Dropdown, "radiograph", options=list(radiographs))
         self.pictures = Stack([not_drawn] * len(radiographs), selected_index=0)
-        self.channel = IntSlider(description="channel", min=0, **_wide())
+        self.channel = _control(IntSlider, "channel")
         super().__init__([self.radiograph, self.channel, self.pictures])
         for place in range(min(max(kept, 1), len(radiographs))):
             self._fill(place)
@@ -78,17 +78,12 @@ class Explorer(VBox):
             name = f"{run.settings.model}, seed {run.settings.seed}, run {run.key}"
             self._runs[name] = run, run.network().to(device), feed
         self._panels: dict[tuple[str, str], Channels] = {}
-        self.run = _choice("run", list(self._runs))
-        self.layer = _choice("layer", interpret.layers(self._runs[self.run.value][1]))
+        self.run = _control(Dropdown, "run", options=list(self._runs))
+        self.layer = _control(Dropdown, "layer", options=interpret.layers(self._runs[self.run.value][1]))
         super().__init__()
         self._show(kept)
         self.run.observe(lambda _: self._change_run(), "value")
         self.layer.observe(lambda _: self._show(), "value")
-
-    @property
-    def channels(self) -> Channels:
-        """What is under the hand now."""
-        return self._panels[self.run.value, self.layer.value]
 
     def _change_run(self) -> None:
         self.layer.options = interpret.layers(self._runs[self.run.value][1])
@@ -100,6 +95,7 @@ class Explorer(VBox):
             of_run = self._runs[self.run.value]
             draw = partial(self._draw, *of_run, self.layer.value)
             self._panels[chosen] = Channels(by_outcome(of_run[0]), draw, kept)
+        self.channels = self._panels[chosen]  # what is under the hand now
         self.children = [self.run, self.layer, self.channels]
 
     def _draw(self, run: Run, net: torch.nn.Module, feed: dataset.Feed, layer: str, position: int) -> list[bytes]:
@@ -129,12 +125,9 @@ def by_outcome(run: Run) -> dict[str, int]:
     }
 
 
-def _choice(name: str, options: Sequence[str]) -> Dropdown:
-    return Dropdown(description=name, options=options, **_wide())
-
-
-def _wide() -> dict:
-    return {"style": {"description_width": "6em"}, "layout": Layout(width="40em", max_width="100%")}
+def _control(kind: type, name: str, **more) -> Dropdown | IntSlider:
+    layout = Layout(width="40em", max_width="100%")
+    return kind(description=name, style={"description_width": "6em"}, layout=layout, **more)
 
 
 def html(model_id: str, models: dict[str, dict]) -> str:

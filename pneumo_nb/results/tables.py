@@ -228,41 +228,27 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
     `contradicted` if Holm's p is below 0.05 and the difference has the claim's sign or the other, and at least three
     seeds were trained; else `cannot tell`.
     """
-    recipes, usual = {}, TrainSettings().model_dump(include=DENSENET_FIELDS)  # Holm adjusts all claims of a recipe
+    usual = TrainSettings().model_dump(include=DENSENET_FIELDS)
+    groups = {}
     for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
-        dataset = run.record["dataset"]
-        recipe = protocol(run.settings.varied(**usual))  # but for what only DenseNets have
-        together = recipes.setdefault((dataset["hash"], recipe), {})
-        together.setdefault((dataset["name"], protocol(run.settings)), []).append(run)
+        dataset, recipe = run.record["dataset"], protocol(run.settings.varied(**usual))  # but for DenseNets' own
+        about = dataset["hash"], recipe, dataset["name"], protocol(run.settings)
+        groups.setdefault(about, []).append(run)
     rows = []
-    for protocols in recipes.values():
-        tested = [row for about, trained in protocols.items() for row in _tested(*about, trained)]
-        defined = [row for row in tested if row["p"] == row["p"]]
-        for row, adjusted in zip(defined, comparisons.holm([row["p"] for row in defined]), strict=True):
-            row["holm_p"] = float(adjusted)
-        rows += tested
-    names = ["claim", "metric", "dataset", "protocol", "seeds", "paper", "value", "low", "high", "p", "holm_p"]
+    for about, trained in sorted(groups.items(), key=lambda group: group[0]):
+        for claim in paper.CLAIMS:
+            columns = claim.before, claim.after
+            before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
+            if seeds := len(_by_seed(before, after)):
+                named = claim.name, claim.metric, seeds, claim.difference
+                rows.append((*about, *named, *difference(before, after, claim.metric)))
+    names = ["hash", "recipe", "dataset", "protocol", "claim", "metric", "seeds", "paper", "value", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=names)
-    return frame.assign(verdict=[verdict(row.value, row.holm_p, row.seeds) for row in frame.itertuples()])
-
-
-def _tested(dataset: str, departs: str, trained: Sequence[runs.Run]) -> list[dict]:
-    rows = []
-    for claim in paper.CLAIMS:
-        columns = claim.before, claim.after
-        before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
-        if seeds := len(_by_seed(before, after)):
-            about = {"claim": claim.name, "metric": claim.metric, "dataset": dataset, "protocol": departs}
-            about |= {"seeds": seeds, "paper": claim.difference}
-            rows.append(about | difference(before, after, claim.metric)._asdict())
-    return rows
-
-
-def verdict(difference: float, holm_p: float, seeds: int) -> str:
-    """`supported`, `contradicted` or `cannot tell`; the rule stands in `claims`."""
-    if seeds < ENOUGH_SEEDS or not holm_p < CONFIDENCE:
-        return "cannot tell"
-    return "supported" if difference > 0 else "contradicted"
+    frame["holm_p"] = frame.dropna(subset="p").groupby(["hash", "recipe"])["p"].transform(comparisons.holm)
+    sure = (frame["seeds"] >= ENOUGH_SEEDS) & (frame["holm_p"] < CONFIDENCE)
+    frame["verdict"] = np.where(frame["value"] > 0, "supported", "contradicted")
+    frame["verdict"] = frame["verdict"].where(sure, "cannot tell")
+    return frame[["claim", "metric", *names[2:4], *names[6:], "holm_p", "verdict"]]
 
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
