@@ -71,10 +71,8 @@ def _placements(y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for their number, in their order (Holm 1979, Scand. J. Stat. 6:65)."""
+    """Defined p-values, adjusted for their number, in their order (Holm 1979, Scand. J. Stat. 6:65)."""
     p = np.asarray(p_values, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("Holm's adjustment needs p-values from 0 to 1: leave undefined comparisons out")
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)

@@ -79,8 +79,7 @@ def deletion_and_insertion(
     it from the most important pixel on; insertion starts from the blurred one (Petsiuk et al. 2018, Section 3.3).
     Evidence that counts makes the first curve fall early and the second rise early.
     """
-    side = x.shape[-1]
-    sigma = BLUR * side
+    sigma = BLUR * x.shape[-1]
     blurred = gaussian_blur(x, [2 * int(2 * sigma) + 1] * 2, [sigma] * 2)
     rank = np.empty(importance.size)
     rank[np.argsort(-importance.ravel(), kind="stable")] = np.arange(importance.size)
@@ -88,7 +87,7 @@ def deletion_and_insertion(
     first = (torch.from_numpy(rank.reshape(1, 1, *importance.shape)) < shares * importance.size).to(x.device)
     curves = []
     for pair in ((blurred, x), (x, blurred)):
-        parts = torch.where(first, *pair).split(machine.at_once(side, x.device))
+        parts = torch.where(first, *pair).split(machine.at_once(x.shape[-1], x.device))
         with torch.inference_mode():
             logits = torch.cat([net.eval()(part) for part in parts])
         curves.append(logits.softmax(dim=1)[:, POSITIVE].cpu().numpy())

@@ -52,10 +52,8 @@ def scores(maps: np.ndarray, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     lungs, opacities = masks.get("lungs", np.ones((size, size), bool)), masks.get("opacities")
 
     def of_one(each: np.ndarray) -> dict[str, float]:
-        row = {}
-        if "lungs" in masks:
-            found = separation(each.ravel(), lungs.ravel())
-            row |= {f"lung_{name}": value for name, value in found.items()}
+        found = separation(each.ravel(), lungs.ravel()) if "lungs" in masks else {}
+        row = {f"lung_{name}": value for name, value in found.items()}
         if opacities is not None:
             row |= _opacity_scores(each[lungs], opacities[lungs])
         return row

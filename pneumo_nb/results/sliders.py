@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,19 +17,7 @@ from pneumo_nb.train.runs import Run
 
 OUTCOMES = ("true positive", "false positive", "false negative", "true negative")  # in the order of the choice
 SHOWN = 600  # pixels across which a map and its overlay are shown, however small they are kept
-SCRIPT = """
-for (const [from, to] of LINKS) {
-  const source = document.getElementById(from), target = document.getElementById(to);
-  const show = () => {
-    const place = source.tagName === "SELECT" ? source.selectedIndex : Number(source.value);
-    [...target.children].forEach((child, number) => { child.hidden = number !== place; });
-    if (source.nextElementSibling) source.nextElementSibling.value = source.value;
-  };
-  source.addEventListener("input", show);
-  show();
-}
-"""
-NOT_DRAWN = "This radiograph is drawn when it is chosen in a running notebook."
+SCRIPT = Path(__file__).with_name("sliders.js").read_text()
 
 
 class Channels(VBox):
@@ -42,7 +31,7 @@ class Channels(VBox):
         """`radiographs` names positions in the manifest; `draw` makes of one a WebP file of it and of each channel."""
         self._positions, self._draw = list(radiographs.values()), draw
         self._image_layout = Layout(width=f"{SHOWN}px", max_width="100%")
-        not_drawn = HTML(NOT_DRAWN)
+        not_drawn = HTML("This radiograph is drawn when it is chosen in a running notebook.")
         self.radiograph = _control(Dropdown, "radiograph", options=list(radiographs))
         self.pictures = Stack([not_drawn] * len(radiographs), selected_index=0)
         self.channel = _control(IntSlider, "channel")

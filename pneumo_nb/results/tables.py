@@ -55,8 +55,7 @@ def of_reference(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
 
 def protocol(settings: TrainSettings) -> str:
     """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
-    departs = _departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})
-    return ", ".join(departs) or "paper"
+    return ", ".join(_departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})) or "paper"
 
 
 def fills(column: paper.Column, settings: TrainSettings) -> bool:
@@ -84,15 +83,11 @@ def by_truth(trained: dict[str, Sequence[runs.Run]], by: str) -> pd.DataFrame:
         known = tested["image_id"].map(run.truth()[by]).fillna("").where(tested["label"] == 1, "")
         if by == "profusion":
             known = known.map(lambda zones: max(zones.split(), default=""))
-        negative = tested["label"] == 0
         for value in sorted(set(known) - {""}):
-            shown = tested[negative | (known == value)]
+            shown = tested[(tested["label"] == 0) | (known == value)]
             counts = shown.groupby("label")["patient_id"].nunique()
-            rows.append(
-                {"column": column, "seed": run.settings.seed, "value": value}
-                | {"auc": metrics.auc(shown["label"], shown["probability"])}
-                | {"positives": counts[1], "negatives": counts.get(0, 0)}
-            )
+            area = metrics.auc(shown["label"], shown["probability"])
+            rows.append((column, run.settings.seed, value, area, counts[1], counts.get(0, 0)))
     return pd.DataFrame(rows, columns=["column", "seed", "value", "auc", "positives", "negatives"])
 
 
@@ -109,22 +104,20 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
             groups.setdefault(about, (column, []))[1].append(run)
     rows = []
     for about, (column, seeds) in sorted(groups.items(), key=lambda group: group[0]):
-        tested = [run.predictions.query("split == 'test'") for run in seeds]
-        sure = [test["probability"] - run.record["threshold"] for run, test in zip(seeds, tested, strict=True)]
+        tested = [_called(run) for run in seeds]
+        patients, labels, sure = tested[0]["patient_id"], tested[0]["label"], [test["sure"] for test in tested]
         for metric in ("accuracy", "precision", "recall", "f1", "auc"):
-            own = pd.Series([_measured(tested[0]["label"], margin, metric) for margin in sure])
+            own = pd.Series([_measured(labels, margin, metric) for margin in sure])
             statistic = partial(_mean_of_drawn, np.random.default_rng(0), metric)
-            drawn = comparisons.bootstrap(statistic, tested[0]["patient_id"], tested[0]["label"], *sure, draws=draws)
-            rows.append(
-                dict(zip(("dataset", "protocol", "table", "column"), about, strict=True))
-                | {"metric": metric, "paper": getattr(column, metric, np.nan), "seeds": len(seeds)}
-                | {"median": own.median(), "low": drawn.low, "high": drawn.high}
-            )
-    return pd.DataFrame(rows)
+            interval = comparisons.bootstrap(statistic, patients, labels, *sure, draws=draws)
+            printed = getattr(column, metric, np.nan)
+            rows.append((*about, metric, printed, len(seeds), own.median(), *interval))
+    names = ["dataset", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _measured(labels: Sequence[int], sure: Sequence[float], metric: str) -> float:
-    """A metric of one run; `sure` is how far each probability lies above the run's threshold."""
+    """A metric of one run; `sure` as in `_called`."""
     if metric == "auc":
         return metrics.auc(labels, sure)
     return getattr(metrics.Counts.of(labels, np.asarray(sure) >= 0), metric)
@@ -285,6 +278,7 @@ def _by_seed(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> list[tupl
 
 
 def _called(run: runs.Run) -> pd.DataFrame:
-    """Predictions on the testing set, and `right`: whether the run's call is."""
+    """Predictions on the testing set; `sure` is how far above the threshold, `right` whether the run's call is."""
     tested = run.predictions.query("split == 'test'")
-    return tested.assign(right=(tested["probability"] >= run.record["threshold"]) == tested["label"])
+    sure = tested["probability"] - run.record["threshold"]
+    return tested.assign(sure=sure, right=(sure >= 0) == tested["label"])
