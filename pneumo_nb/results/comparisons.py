@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
-from pneumo_nb.metrics import Counts, wilson
+from pneumo_nb.metrics import wilson
 
 
 class Difference(NamedTuple):
@@ -19,19 +18,11 @@ class Difference(NamedTuple):
     p: float
 
 
-class Bootstrap(NamedTuple):
-    """A 95 % bootstrap interval, and the share of draws left out because the statistic was undefined there."""
+class Interval(NamedTuple):
+    """A 95 % interval."""
 
     low: float
     high: float
-    undefined: float
-
-
-def discordant(labels: Sequence[int], first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
-    """(b, c): radiographs that only the first model called right, and only the second. All of shape (images,)."""
-    y = np.asarray(labels, dtype=bool)
-    first_right, second_right = np.asarray(first, dtype=bool) == y, np.asarray(second, dtype=bool) == y
-    return int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
 
 
 def mcnemar(b: int, c: int) -> float:
@@ -40,24 +31,6 @@ def mcnemar(b: int, c: int) -> float:
     If both models were equally good, each discordant radiograph would be a toss of a fair coin; 1 without any.
     """
     return float(binomtest(b, b + c).pvalue) if b + c else 1.0
-
-
-def pairings(first: Counts, second: Counts, metric: str) -> pd.DataFrame:
-    """All (b, c) that two confusion matrices on one testing set leave open, each with its exact McNemar p.
-
-    Printed counts say how often each model was right, not on which radiographs. `metric` is accuracy, recall (positives
-    only) or specificity (negatives only). Columns b, c, p; the rows go from most to least agreement of the two models.
-    """
-    positives = first.tp, second.tp, first.tp + first.fn
-    negatives = first.tn, second.tn, first.tn + first.fp
-    if (positives[2], negatives[2]) != (second.tp + second.fn, second.tn + second.fp):
-        raise ValueError("the two columns were not tested on the same radiographs: their classes differ in size")
-    classes = {"accuracy": (positives, negatives), "recall": (positives,), "specificity": (negatives,)}[metric]
-    least = sum(max(0, one - other) for one, other, _ in classes)
-    most = sum(min(one, size - other) for one, other, size in classes)
-    gain = sum(other - one for one, other, _ in classes)
-    rows = [(b, b + gain, mcnemar(b, b + gain)) for b in range(least, most + 1)]
-    return pd.DataFrame(rows, columns=["b", "c", "p"])
 
 
 def newcombe(first: int, first_trials: int, second: int, second_trials: int) -> tuple[float, float]:
@@ -98,10 +71,8 @@ def _placements(y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for their number, in their order (Holm 1979, Scand. J. Stat. 6:65)."""
+    """Defined p-values, adjusted for their number, in their order (Holm 1979, Scand. J. Stat. 6:65)."""
     p = np.asarray(p_values, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("Holm's adjustment needs p-values from 0 to 1: leave undefined comparisons out")
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -110,7 +81,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 def bootstrap(
     statistic: Callable[..., float], patients: Sequence, *arrays: Sequence, draws: int = 2000, seed: int = 0
-) -> Bootstrap:
+) -> Interval:
     """95 % percentile interval of `statistic(*arrays)`; patients are drawn, each with all of its images.
 
     `patients` and every array have shape (images,). A draw in which the statistic is NaN is left out. Field and Welsh
@@ -118,10 +89,6 @@ def bootstrap(
     """
     columns = [np.asarray(array) for array in arrays]
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    if not len(names) or any(len(column) != len(owner) for column in columns):
-        raise ValueError(
-            "the bootstrap needs at least one image, and a patient and a value of each array for every image"
-        )
     images = [np.flatnonzero(owner == patient) for patient in range(len(names))]
     generator = np.random.default_rng(seed)
     values = np.empty(draws)
@@ -130,4 +97,4 @@ def bootstrap(
         values[draw] = statistic(*(column[rows] for column in columns))
     defined = values[~np.isnan(values)]
     low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
-    return Bootstrap(float(low), float(high), 1 - len(defined) / draws)
+    return Interval(float(low), float(high))

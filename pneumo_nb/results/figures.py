@@ -89,13 +89,11 @@ def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     for row, (heading, seeds) in zip(shown, histories.items(), strict=True):
         for panel, names in zip(row, (("loss", "accuracy"), ("precision", "recall", "f1")), strict=True):
             for colour, name in zip(PALETTE, names, strict=False):
-                for split, line in (("test", "-"), ("train", "--")):
-                    if split == "train" and name in METRICS[1:]:
-                        continue
+                of_both = [("test", "testing", "-"), ("train", "training", "--")]
+                for split, part, line in of_both if name in ("loss", "accuracy") else of_both[:1]:
                     curves = pd.concat([seed.set_index("epoch")[f"{split}_{name}"] for seed in seeds], axis=1)
                     panel.plot(curves, line, color=colour, linewidth=0.6, alpha=0.5)
-                    label = f"{'testing' if split == 'test' else 'training'} {name}"
-                    panel.plot(curves.median(axis=1), line, color=colour, linewidth=2, label=label)
+                    panel.plot(curves.median(axis=1), line, color=colour, linewidth=2, label=f"{part} {name}")
             panel.set(title=f"({next(letters)}) {heading}: {', '.join(names)}", xlabel="epoch", ylim=(0, None))
             panel.legend(fontsize=8)
     return figure
@@ -137,9 +135,10 @@ def _legend(figure: Figure, colours: dict[str, tuple], line: str = "-") -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
 
 
-def _legend_below(axes, **more) -> None:
-    """A legend under a panel's own axis label, where it hides nothing."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=8, ncols=2, **more)
+def _laid_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str], dict[str, tuple]]:
+    """Rows with group and panel, empty where they had none; the labels, the panels and each group's colour."""
+    rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
+    return rows, rows["label"].unique().tolist(), rows["panel"].unique().tolist(), _colours(rows["group"])
 
 
 def _said(sentence: str) -> Figure:
@@ -161,8 +160,7 @@ def intervals(
     """
     if rows.empty:
         return _said("nothing to compare: there is one column only")
-    rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
-    labels, names, colours = rows["label"].unique().tolist(), rows["panel"].unique(), _colours(rows["group"])
+    rows, labels, names, colours = _laid_out(rows)
     crowd = rows.groupby(["panel", "label"]).size().max()
     width = LETTER * max(map(len, labels)) + max(5.0, 2.3 * len(names))
     size = (min(12, width), 1.1 + 0.3 * len(labels) * crowd**0.7)
@@ -188,55 +186,45 @@ def intervals(
 
 @ours()
 def dots(rows: pd.DataFrame, xlabel: str, marks: dict[str, float] | None = None, log: bool = False) -> Figure:
-    """Every row as a dot on the line of its label: columns label, value, and perhaps group; `marks` are named lines."""
-    rows = rows if "group" in rows else rows.assign(group="")
-    figure, ((axes,),) = panels(1, 1, (8, 1.3 + 0.36 * rows["label"].nunique()))
-    colours = _dotted(axes, rows)
-    axes.set(xlabel=xlabel, xscale="log" if log else "linear")
+    """Every row as a dot on the line of its label, each group a little apart, so that equal values are all seen.
+
+    `rows` has the columns label, value, and may have group and panel as in `intervals`; `marks` are named lines.
+    """
+    rows, labels, names, colours = _laid_out(rows)
+    size = (8 if len(names) == 1 else 10, 1.3 + 0.36 * len(labels))
+    figure, (shown,) = panels(1, len(names), size, sharex=True, sharey=True)
+    for panel, name in zip(shown, names, strict=True):
+        inside = rows[rows["panel"] == name].groupby("group", sort=False)
+        for turn, (group, of_group) in enumerate(inside):
+            lift = (turn - (len(inside) - 1) / 2) * min(0.2, 0.7 / len(inside))
+            heights = of_group["label"].map(labels.index) + lift
+            panel.plot(of_group["value"], heights, "o", color=colours[group], alpha=0.7)
+        panel.set(title=name, xlabel=xlabel, xscale="log" if log else "linear")
+        panel.grid(axis="both", alpha=0.3)
+        for line, (mark, value) in zip(("--", ":", "-."), (marks or {}).items(), strict=False):
+            panel.axvline(value, color="black", linestyle=line, linewidth=1.2, label=mark)
     if log:
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        shown[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif (rows["value"] % 1 == 0).all():
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for line, (name, value) in zip(("--", ":", "-."), (marks or {}).items(), strict=False):
-        axes.axvline(value, color="black", linestyle=line, linewidth=1.2, label=name)
+        shown[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if marks:
-        axes.legend(fontsize=8)
+        shown[0].legend(fontsize=8)
+    shown[0].set_yticks(range(len(labels)), labels)
+    shown[0].set_ylim(len(labels) - 0.5, -0.5)
     _legend(figure, colours, line="")
     return figure
 
 
-def _dotted(axes, rows: pd.DataFrame) -> dict[str, tuple]:
-    """Dots on the lines of their labels, each group a little apart, so that equal values of two are both seen."""
-    labels, colours = rows["label"].unique().tolist(), _colours(rows["group"])
-    for turn, (group, colour) in enumerate(colours.items()):
-        inside = rows[rows["group"] == group]
-        lift = (turn - (len(colours) - 1) / 2) * min(0.2, 0.7 / len(colours))
-        axes.plot(inside["value"], inside["label"].map(labels.index) + lift, "o", color=colour, alpha=0.7)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="both", alpha=0.3)
-    return colours
-
-
-@ours()
 def by_truth(found: dict[str, pd.DataFrame]) -> Figure:
     """AUC by what is known of the disease, a dot for each seed: a panel for each entry of `tables.by_truth`.
 
     Beside each value stands how many patients have it. Entries without a row are left out.
     """
-    known = {by: rows for by, rows in found.items() if len(rows)}
-    if not known:
+    rows = pd.concat([rows.assign(panel=f"by {by}") for by, rows in found.items()])
+    if rows.empty:
         return _said("stage and letter of these radiographs are not known")
-    columns = max(rows["column"].nunique() for rows in known.values())
-    least = min(rows["auc"].min() for rows in known.values())
-    figure, (shown,) = panels(1, len(known), (10, 1.9 + 0.36 * columns), sharey=True)
-    for panel, (by, rows) in zip(shown, known.items(), strict=True):
-        group = [f"{row.value} ({row.positives} patients)" for row in rows.itertuples()]
-        colours = _dotted(panel, rows.assign(label=rows["column"], group=group, value=rows["auc"]))
-        handles = [Line2D([], [], marker="o", color=of, linestyle="", label=name) for name, of in colours.items()]
-        _legend_below(panel, handles=handles)
-        panel.set(title=f"by {by}", xlabel="AUC against all negatives", xlim=(least - 0.03, 1.02))
-    return figure
+    group = [f"{row.value} ({row.positives} patients)" for row in rows.itertuples()]
+    return dots(rows.assign(label=rows["column"], group=group, value=rows["auc"]), "AUC against all negatives")
 
 
 @ours()
@@ -265,5 +253,5 @@ def roc_and_precision_recall(
     right.set(xlabel="recall", ylabel="precision", title="precision and recall")
     for panel in (left, right):
         panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        _legend_below(panel)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=8, ncols=2)
     return figure

@@ -1,8 +1,8 @@
 """What a network shows of a radiograph: feature maps, Grad-CAM, and what it loses when its evidence is taken away."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from pneumo_nb.train import machine
-from pneumo_nb.train.dataset import Feed
 
 POSITIVE = 1  # the output for pneumoconiosis
 BLOCK = re.compile(r"features\.dense\d+|layer\d+")  # dense blocks, and the stages of a ResNet
@@ -31,13 +30,8 @@ def recorded(net: nn.Module, layer: str, only: bool = False) -> Iterator[list[Te
         if only:
             raise _Reached
 
-    handle = _module(net, layer).register_forward_hook(hook)
-    try:
+    with suppress(_Reached), _module(net, layer).register_forward_hook(hook):
         yield outputs
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
 
 
 class _Reached(Exception):
@@ -69,23 +63,11 @@ def grad_cam(net: nn.Module, x: Tensor, layer: str) -> np.ndarray:
         maps.append(output.detach().requires_grad_())
         return maps[0]
 
-    handle = _module(net, layer).register_forward_hook(hook)
-    try:
-        with torch.no_grad():
-            positive = net.eval()(x)[:, POSITIVE].sum()
-    finally:
-        handle.remove()
+    with torch.no_grad(), _module(net, layer).register_forward_hook(hook):
+        positive = net.eval()(x)[:, POSITIVE].sum()
     (gradient,) = torch.autograd.grad(positive, maps)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     return (weights * maps[0]).sum(dim=1, keepdim=True).relu().detach().cpu().numpy()
-
-
-def each(
-    make: Callable[[Tensor], np.ndarray], feed: Feed, positions: np.ndarray, at_once: int = 4
-) -> Iterator[np.ndarray]:
-    """The maps that `make` leaves of network input, (maps, height, width), radiograph by radiograph."""
-    for start in range(0, len(positions), at_once):
-        yield from make(feed.images(positions[start : start + at_once]))
 
 
 def deletion_and_insertion(
@@ -97,11 +79,7 @@ def deletion_and_insertion(
     it from the most important pixel on; insertion starts from the blurred one (Petsiuk et al. 2018, Section 3.3).
     Evidence that counts makes the first curve fall early and the second rise early.
     """
-    side = x.shape[-1]
-    if importance.shape != tuple(x.shape[-2:]):
-        shown = tuple(x.shape[-2:])
-        raise ValueError(f"the map is {importance.shape}, the radiograph {shown}: enlarge the map first")
-    sigma = BLUR * side
+    sigma = BLUR * x.shape[-1]
     blurred = gaussian_blur(x, [2 * int(2 * sigma) + 1] * 2, [sigma] * 2)
     rank = np.empty(importance.size)
     rank[np.argsort(-importance.ravel(), kind="stable")] = np.arange(importance.size)
@@ -109,7 +87,7 @@ def deletion_and_insertion(
     first = (torch.from_numpy(rank.reshape(1, 1, *importance.shape)) < shares * importance.size).to(x.device)
     curves = []
     for pair in ((blurred, x), (x, blurred)):
-        parts = torch.where(first, *pair).split(machine.at_once(side, x.device))
+        parts = torch.where(first, *pair).split(machine.at_once(x.shape[-1], x.device))
         with torch.inference_mode():
             logits = torch.cat([net.eval()(part) for part in parts])
         curves.append(logits.softmax(dim=1)[:, POSITIVE].cpu().numpy())

@@ -14,7 +14,6 @@ import pandas as pd
 from pneumo_nb.results.comparisons import bootstrap
 
 SCORES = ("lung_auc", "lung_dice", "opacity_auc", "energy", "pointing")
-UP, DOWN = "", "_inverted"  # bright, or dark, is taken to mean lung or opacity
 
 
 def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
@@ -49,19 +48,12 @@ def scores(maps: np.ndarray, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     last two are after Wang et al. 2020 (Score-CAM) and Zhang et al. 2018 (pointing game). Each score has a twin,
     `_inverted`, in which dark takes the place of bright. NaN without opacity.
     """
-    if not masks:
-        raise ValueError("scores need the mask of lungs, of opacities or both")
-    shapes = {mask.shape for mask in masks.values()}
-    if len(shapes) > 1 or len(side := set(*shapes)) > 1:
-        raise ValueError(f"masks of {' and '.join(map(str, sorted(shapes)))} pixels: squares of one size are right")
-    size = side.pop()
+    size = len(next(iter(masks.values())))
     lungs, opacities = masks.get("lungs", np.ones((size, size), bool)), masks.get("opacities")
 
     def of_one(each: np.ndarray) -> dict[str, float]:
-        row = {}
-        if "lungs" in masks:
-            found = separation(each.ravel(), lungs.ravel())
-            row |= {f"lung_{name}": value for name, value in found.items()}
+        found = separation(each.ravel(), lungs.ravel()) if "lungs" in masks else {}
+        row = {f"lung_{name}": value for name, value in found.items()}
         if opacities is not None:
             row |= _opacity_scores(each[lungs], opacities[lungs])
         return row
@@ -75,7 +67,7 @@ def _opacity_scores(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
     found = separation(values, inside)
     row = {f"opacity_{name}": value for name, value in found.items() if name.startswith("auc")}
     share = inside.mean() if inside.any() else np.nan
-    for direction, strength in ((UP, values), (DOWN, -values)):
+    for direction, strength in (("", values), ("_inverted", -values)):
         strength = strength - strength.min()
         total = strength.sum()
         row[f"energy{direction}"] = strength[inside].sum() / total / share if total else 1.0  # a flat map is chance
@@ -105,34 +97,14 @@ def directed(found: pd.DataFrame, chosen_on: pd.DataFrame) -> pd.DataFrame:
     Bright means lung, or opacity, if the mean AUC of `chosen_on` is at least one half, else dark does. The columns
     `lung_is` and `opacity_is` say which; the twins are gone.
     """
-    parts = []
-    for number, frame in found.groupby("channel", sort=False):
-        before = chosen_on[chosen_on["channel"] == number]
-        kept = frame[["channel", "image_id", "patient_id"]].copy()
-        for target, names in (("lung", SCORES[:2]), ("opacity", SCORES[2:])):
-            if names[0] in frame:
-                bright = before[names[0]].mean() >= 0.5
-                kept[f"{target}_is"] = "bright" if bright else "dark"
-                for name in names:
-                    kept[name] = frame[name + (UP if bright else DOWN)]
-        parts.append(kept)
-    return pd.concat(parts, ignore_index=True)
-
-
-def ranked(found: pd.DataFrame, by: str, draws: int = 500) -> pd.DataFrame:
-    """Mean of every score for each map, best by `by` first, with 95 % bootstrap intervals over patients.
-
-    `found` is what `directed` leaves. Columns channel, `<target>_is`, and `<score>`, `<score>_low` and
-    `<score>_high` of each score.
-    """
-    rows = []
-    for number, frame in found.groupby("channel", sort=False):
-        row = {"channel": number} | {name: frame[name].iloc[0] for name in frame if name.endswith("_is")}
-        for name in (name for name in SCORES if name in frame):
-            of_score = mean(frame, name, draws)
-            row |= {name: of_score["value"], f"{name}_low": of_score["low"], f"{name}_high": of_score["high"]}
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values(by, ascending=False, kind="stable", ignore_index=True)
+    kept, before = found[["channel", "image_id", "patient_id"]].copy(), chosen_on.groupby("channel")
+    for target, names in (("lung", SCORES[:2]), ("opacity", SCORES[2:])):
+        if names[0] in found:
+            bright = found["channel"].map(before[names[0]].mean() >= 0.5)
+            kept[f"{target}_is"] = np.where(bright, "bright", "dark")
+            for name in names:
+                kept[name] = found[name].where(bright, found[f"{name}_inverted"])
+    return kept
 
 
 def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
@@ -142,9 +114,3 @@ def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
         return dict.fromkeys(("value", "low", "high"), np.nan)
     interval = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
     return {"value": float(defined[name].mean()), "low": interval.low, "high": interval.high}
-
-
-def best(chosen_on: pd.DataFrame, by: str) -> int:
-    """The channel with the highest mean of `by`, in whichever direction, on these `scored` radiographs."""
-    means = chosen_on.groupby("channel")[by].mean()
-    return int(np.maximum(means, 1 - means).idxmax())

@@ -66,10 +66,8 @@ def channels(
 
 def webp(picture: np.ndarray, quality: int = 40) -> bytes:
     """The picture as a WebP file."""
-    done, content = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
-    if not done:
-        raise ValueError("this build of OpenCV cannot write WebP")
-    return content.tobytes()
+    in_blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".webp", in_blue_first, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
 
 
 def _strength(values: np.ndarray, side: int) -> np.ndarray:

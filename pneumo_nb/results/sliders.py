@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,20 +16,8 @@ from pneumo_nb.train import dataset
 from pneumo_nb.train.runs import Run
 
 OUTCOMES = ("true positive", "false positive", "false negative", "true negative")  # in the order of the choice
-SHOWN = 600  # pixels across which a map and its overlay are shown at least, however small they are kept
-SCRIPT = """
-for (const [from, to] of LINKS) {
-  const source = document.getElementById(from), target = document.getElementById(to);
-  const show = () => {
-    const place = source.tagName === "SELECT" ? source.selectedIndex : Number(source.value);
-    [...target.children].forEach((child, number) => { child.hidden = number !== place; });
-    if (source.nextElementSibling) source.nextElementSibling.value = source.value;
-  };
-  source.addEventListener("input", show);
-  show();
-}
-"""
-NOT_DRAWN = "This radiograph is drawn when it is chosen in a running notebook."
+SHOWN = 600  # pixels across which a map and its overlay are shown, however small they are kept
+SCRIPT = Path(__file__).with_name("sliders.js").read_text()
 
 
 class Channels(VBox):
@@ -38,14 +27,14 @@ class Channels(VBox):
     first `kept` radiographs are drawn at once; any other when it is chosen, which needs a kernel, and then kept.
     """
 
-    def __init__(self, radiographs: Mapping[str, int], draw: Callable[[int], list[bytes]], kept: int, width: int):
+    def __init__(self, radiographs: Mapping[str, int], draw: Callable[[int], list[bytes]], kept: int):
         """`radiographs` names positions in the manifest; `draw` makes of one a WebP file of it and of each channel."""
         self._positions, self._draw = list(radiographs.values()), draw
-        self._image_layout = Layout(width=f"{width}px", max_width="100%")
-        not_drawn = HTML(NOT_DRAWN)
-        self.radiograph = _choice("radiograph", list(radiographs))
+        self._image_layout = Layout(width=f"{SHOWN}px", max_width="100%")
+        not_drawn = HTML("This radiograph is drawn when it is chosen in a running notebook.")
+        self.radiograph = _control(Dropdown, "radiograph", options=list(radiographs))
         self.pictures = Stack([not_drawn] * len(radiographs), selected_index=0)
-        self.channel = IntSlider(description="channel", min=0, **_wide())
+        self.channel = _control(IntSlider, "channel")
         super().__init__([self.radiograph, self.channel, self.pictures])
         for place in range(min(max(kept, 1), len(radiographs))):
             self._fill(place)
@@ -70,49 +59,40 @@ class Explorer(VBox):
         self, trained: Sequence[Run], data: dataset.Dataset, device: torch.device, side: int = 200, kept: int = 4
     ):
         """`trained` are runs on `data`; a picture is twice `side` pixels wide; `kept` radiographs are drawn at once."""
+        self._data, self._side = data, side
+        self._runs: dict[str, tuple[Run, torch.nn.Module, dataset.Feed]] = {}
         for run in trained:
             run.check_fits(data)
-        self._data, self._device, self._side = data, device, side
-        self._runs = {f"{run.settings.model}, seed {run.settings.seed}, run {run.key}": run for run in trained}
-        self._networks: dict[str, tuple[torch.nn.Module, dataset.Feed]] = {}
+            feed = dataset.Feed(data, device, run.settings.channels, run.settings.normalisation)
+            name = f"{run.settings.model}, seed {run.settings.seed}, run {run.key}"
+            self._runs[name] = run, run.network().to(device), feed
         self._panels: dict[tuple[str, str], Channels] = {}
-        self.run = _choice("run", list(self._runs))
-        self.layer = _choice("layer", interpret.layers(self._network(self.run.value)[0]))
+        self.run = _control(Dropdown, "run", options=list(self._runs))
+        self.layer = _control(Dropdown, "layer", options=interpret.layers(self._runs[self.run.value][1]))
         super().__init__()
         self._show(kept)
         self.run.observe(lambda _: self._change_run(), "value")
         self.layer.observe(lambda _: self._show(), "value")
 
-    @property
-    def channels(self) -> Channels:
-        """What is under the hand now."""
-        return self._panels[self.run.value, self.layer.value]
-
     def _change_run(self) -> None:
-        self.layer.options = interpret.layers(self._network(self.run.value)[0])
+        self.layer.options = interpret.layers(self._runs[self.run.value][1])
         self._show()
 
     def _show(self, kept: int = 1) -> None:
         chosen = self.run.value, self.layer.value
         if chosen not in self._panels:
-            radiographs = by_outcome(self._runs[self.run.value])
-            self._panels[chosen] = Channels(radiographs, partial(self._draw, *chosen), kept, max(2 * self._side, SHOWN))
+            of_run = self._runs[self.run.value]
+            draw = partial(self._draw, *of_run, self.layer.value)
+            self._panels[chosen] = Channels(by_outcome(of_run[0]), draw, kept)
+        self.channels = self._panels[chosen]  # what is under the hand now
         self.children = [self.run, self.layer, self.channels]
 
-    def _network(self, name: str) -> tuple[torch.nn.Module, dataset.Feed]:
-        if name not in self._networks:
-            run = self._runs[name]
-            feed = dataset.Feed(self._data, self._device, run.settings.channels, run.settings.normalisation)
-            self._networks[name] = run.network().to(self._device), feed
-        return self._networks[name]
-
-    def _draw(self, name: str, layer: str, position: int) -> list[bytes]:
-        net, feed = self._network(name)
-        fit, place = self._runs[name].settings.fit, np.array([position])
+    def _draw(self, run: Run, net: torch.nn.Module, feed: dataset.Feed, layer: str, position: int) -> list[bytes]:
+        place = np.array([position])
         pictures = overlays.channels(
             overlays.grey(self._data.images[position, 0].numpy(), self._data.white, self._side),
             interpret.feature_maps(net, feed.images(place), layer)[0],
-            dataset.width_mm(self._data.manifest.iloc[position], fit),
+            dataset.width_mm(self._data.manifest.iloc[position], run.settings.fit),
             *dataset.masks(self._data, place).get("opacities", []),
         )
         return [overlays.webp(picture) for picture in pictures]
@@ -120,27 +100,23 @@ class Explorer(VBox):
 
 def by_outcome(run: Run) -> dict[str, int]:
     """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
-    test = run.predictions[run.predictions["split"] == "test"]
+    test = run.predictions.query("split == 'test'")
     called = test["probability"] >= run.record["threshold"]
     right = np.where(test["label"] == called, "true ", "false ")
-    outcome = np.char.add(right, np.where(called, "positive", "negative"))
+    outcome = pd.Categorical(np.char.add(right, np.where(called, "positive", "negative")), OUTCOMES, ordered=True)
     test = test.assign(outcome=outcome, sure=(test["probability"] - 0.5).abs())
     test = test.sort_values("sure", ascending=False, kind="stable")
-    turn = test.groupby("outcome").cumcount()
-    order = pd.DataFrame({"later": turn > 0, "outcome": test["outcome"].map(OUTCOMES.index)})
-    test = test.loc[order.sort_values(["later", "outcome"], kind="stable").index]
+    test["later"] = test.groupby("outcome", observed=True).cumcount() > 0
+    test = test.sort_values(["later", "outcome"], kind="stable")
     return {
         f"{row.outcome}, probability {row.probability:.3f}, {row.image_id}": position
         for position, row in zip(test.index, test.itertuples(), strict=True)
     }
 
 
-def _choice(name: str, options: Sequence[str]) -> Dropdown:
-    return Dropdown(description=name, options=options, **_wide())
-
-
-def _wide() -> dict:
-    return {"style": {"description_width": "6em"}, "layout": Layout(width="40em", max_width="100%")}
+def _control(kind: type, name: str, **more) -> Dropdown | IntSlider:
+    layout = Layout(width="40em", max_width="100%")
+    return kind(description=name, style={"description_width": "6em"}, layout=layout, **more)
 
 
 def html(model_id: str, models: dict[str, dict]) -> str:
@@ -164,33 +140,26 @@ def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]
     model = models.get(model_id, {"model_name": "", "state": {}})
     kind, state = model["model_name"].removesuffix("Model"), model["state"]
     children = [_element(_bare(child), models, links) for child in state.get("children", [])]
-    if kind in ("VBox", "HBox"):
+    if kind == "VBox":
         return "<div>" + "".join(children) + "</div>"
     if kind == "Stack":
         return f'<div id="{model_id}">' + "".join(f"<div hidden>{child}</div>" for child in children) + "</div>"
     if kind == "Image":
-        width = models.get(_bare(state.get("layout", "")), {"state": {}})["state"].get("width") or "auto"
-        source = f"data:image/{state.get('format', 'png')};base64,{model['buffers'][0]['data']}"
-        return f'<img alt="picture" style="width: {escape(width)}" src="{source}">'
+        source = f"data:image/{state['format']};base64,{model['buffers'][0]['data']}"
+        return f'<img alt="picture" style="width: {SHOWN}px" src="{source}">'
     if kind == "HTML":
         return f"<p>{state.get('value', '')}</p>"
     name = f"<span>{escape(state.get('description', ''))}</span>"
     if kind == "IntSlider":
         limits = " ".join(f'{end}="{state.get(end, usual)}"' for end, usual in (("min", 0), ("max", 100), ("value", 0)))
         return f'<label>{name}<input type="range" id="{model_id}" {limits}><output></output></label>'
-    return f"<label>{name}{_select(model_id, models, links)}</label>" if kind == "Dropdown" else ""
-
-
-def _select(model_id: str, models: dict[str, dict], links: list[tuple[str, str]]) -> str:
-    """A choice; the options whose picture was not drawn, or all if it moves nothing here, cannot be chosen."""
-    state, options = models[model_id]["state"], []
-    moved = [models[target]["state"]["children"] for source, target in links if source == model_id and target in models]
-    for place, text in enumerate(state.get("_options_labels", [])):
-        drawn = all(models[_bare(children[place])]["model_name"] != "HTMLModel" for children in moved)
-        mark = (" selected" if place == state.get("index") else "") + ("" if drawn else " disabled")
-        options.append(f"<option{mark}>{escape(text)}</option>")
-    still = "" if moved else ' disabled title="needs a running notebook"'
-    return f'<select id="{model_id}"{still}>' + "".join(options) + "</select>"
+    if kind == "Dropdown":
+        still = "" if model_id in dict(links) else ' disabled title="needs a running notebook"'
+        marks = {state.get("index"): " selected"}
+        texts = enumerate(map(escape, state["_options_labels"]))
+        options = "".join(f"<option{marks.get(place, '')}>{text}</option>" for place, text in texts)
+        return f'<label>{name}<select id="{model_id}"{still}>{options}</select></label>'
+    return ""
 
 
 def _bare(reference: str) -> str:

@@ -1,7 +1,4 @@
-"""Runs as tables beside the paper's; columns against each other, by the predictions of their runs; the five claims.
-
-Floats in the CSVs that are made of these tables have six digits.
-"""
+"""Runs as tables beside the paper's; columns against each other, by the predictions of their runs; the five claims."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -34,11 +31,10 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
         for column in paper.TABLES
     ]
     for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
-        about = {"dataset": run.record["dataset"]["name"], "protocol": protocol(run.settings)}
-        about |= {"source": "run", "seed": run.settings.seed, "key": run.key}
-        more = {name: run.record[name] for name in FROM_RECORD}
-        measured = about | more | _with_intervals(run.counts)
-        rows += [place | measured for place in _places(run.settings)]
+        row = {"source": "run", "dataset": run.record["dataset"]["name"], "protocol": protocol(run.settings)}
+        row |= {"seed": run.settings.seed, "key": run.key} | _with_intervals(run.counts)
+        row |= {name: run.record[name] for name in FROM_RECORD}
+        rows += [place | row for place in _places(run.settings)]
     frame = pd.DataFrame(rows)
     measured = [name for name in frame.columns if name not in (*ORDER, *FROM_RECORD)]
     frame = frame.reindex(columns=[*ORDER, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
@@ -50,17 +46,16 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
 
 def of_reference(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """What `on` and `claims` gave for the reference of that name, such as `study`; None where it is not kept."""
-    files = [paths.root() / "outputs" / "reference" / name / f"{table}.csv" for table in ("tables", "claims")]
-    if not all(file.is_file() for file in files):
+    folder = paths.root() / "outputs" / "reference" / name
+    if not (folder / "claims.csv").is_file():
         return None
-    kept, found = (pd.read_csv(file, dtype={"dataset": str}) for file in files)
+    kept, found = (pd.read_csv(folder / f"{table}.csv", dtype={"dataset": str}) for table in ("tables", "claims"))
     return kept.astype({"table": "Int64", "seed": "Int64"}), found
 
 
 def protocol(settings: TrainSettings) -> str:
     """How settings depart from the paper's (the defaults), but for the seed and what the tables vary."""
-    departs = _departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})
-    return ", ".join(departs) or "paper"
+    return ", ".join(_departs(settings, set(TrainSettings.model_fields) - VARIED - {"seed"})) or "paper"
 
 
 def fills(column: paper.Column, settings: TrainSettings) -> bool:
@@ -88,23 +83,19 @@ def by_truth(trained: dict[str, Sequence[runs.Run]], by: str) -> pd.DataFrame:
         known = tested["image_id"].map(run.truth()[by]).fillna("").where(tested["label"] == 1, "")
         if by == "profusion":
             known = known.map(lambda zones: max(zones.split(), default=""))
-        negative = tested["label"] == 0
         for value in sorted(set(known) - {""}):
-            shown = tested[negative | (known == value)]
+            shown = tested[(tested["label"] == 0) | (known == value)]
             counts = shown.groupby("label")["patient_id"].nunique()
-            rows.append(
-                {"column": column, "seed": run.settings.seed, "value": value}
-                | {"auc": metrics.auc(shown["label"], shown["probability"])}
-                | {"positives": counts[1], "negatives": counts.get(0, 0)}
-            )
+            area = metrics.auc(shown["label"], shown["probability"])
+            rows.append((column, run.settings.seed, value, area, counts[1], counts.get(0, 0)))
     return pd.DataFrame(rows, columns=["column", "seed", "value", "auc", "positives", "negatives"])
 
 
 def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
     """For each dataset, protocol, column of the paper and metric: the paper's value, and these runs of it.
 
-    Columns seeds (how many), median, lowest, highest, and low to high, the 95 % interval of the mean over the seeds:
-    seeds are drawn anew, and patients of the testing set, each with all radiographs. NaN where undefined.
+    Columns seeds (how many), median, and low to high, the 95 % interval of the mean over the seeds: seeds are drawn
+    anew, and patients of the testing set, each with all radiographs. NaN where undefined.
     """
     groups = {}
     for run in trained:
@@ -113,23 +104,20 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
             groups.setdefault(about, (column, []))[1].append(run)
     rows = []
     for about, (column, seeds) in sorted(groups.items(), key=lambda group: group[0]):
-        tested = [run.predictions.query("split == 'test'") for run in seeds]
-        sure = [test["probability"] - run.record["threshold"] for run, test in zip(seeds, tested, strict=True)]
+        tested = [_called(run) for run in seeds]
+        patients, labels, sure = tested[0]["patient_id"], tested[0]["label"], [test["sure"] for test in tested]
         for metric in ("accuracy", "precision", "recall", "f1", "auc"):
-            own = pd.Series([_measured(tested[0]["label"], margin, metric) for margin in sure])
+            own = pd.Series([_measured(labels, margin, metric) for margin in sure])
             statistic = partial(_mean_of_drawn, np.random.default_rng(0), metric)
-            drawn = comparisons.bootstrap(statistic, tested[0]["patient_id"], tested[0]["label"], *sure, draws=draws)
-            rows.append(
-                dict(zip(("dataset", "protocol", "table", "column"), about, strict=True))
-                | {"metric": metric, "paper": getattr(column, metric, np.nan), "seeds": len(seeds)}
-                | {"median": own.median(), "lowest": own.min(), "highest": own.max()}
-                | {"low": drawn.low, "high": drawn.high}
-            )
-    return pd.DataFrame(rows)
+            interval = comparisons.bootstrap(statistic, patients, labels, *sure, draws=draws)
+            printed = getattr(column, metric, np.nan)
+            rows.append((*about, metric, printed, len(seeds), own.median(), *interval))
+    names = ["dataset", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _measured(labels: Sequence[int], sure: Sequence[float], metric: str) -> float:
-    """A metric of one run; `sure` is how far each probability lies above the run's threshold."""
+    """A metric of one run; `sure` as in `_called`."""
     if metric == "auc":
         return metrics.auc(labels, sure)
     return getattr(metrics.Counts.of(labels, np.asarray(sure) >= 0), metric)
@@ -168,17 +156,16 @@ def paired(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> pd.DataFram
     """One row for each seed: two runs on the same testing set, radiograph by radiograph.
 
     only_before and only_after count the radiographs that one run alone called right (exact McNemar p: mcnemar_p);
-    accuracy, recall, specificity and auc are differences, after - before (auc_p after DeLong).
+    accuracy, recall and auc are differences, after - before (auc_p after DeLong).
     """
     rows = []
-    for seed, one, other in _by_seed(before, after):
-        labels, first, second = _testing(one, other)
-        b, c = comparisons.discordant(labels, first >= one.record["threshold"], second >= other.record["threshold"])
-        area = comparisons.delong(labels, first, second)
+    for seed, first, second in _by_seed(before, after):
+        gain = second["right"].astype(int) - first["right"]
+        b, c = int((gain < 0).sum()), int((gain > 0).sum())
+        area = comparisons.delong(first["label"], first["probability"], second["probability"])
         rows.append(
             {"seed": seed, "only_before": b, "only_after": c, "mcnemar_p": comparisons.mcnemar(b, c)}
-            | {name: getattr(other.counts, name) - getattr(one.counts, name) for name in ("accuracy", "recall")}
-            | {"auc": area.value, "auc_p": area.p}
+            | {"accuracy": gain.mean(), "recall": gain[first["label"] == 1].mean(), "auc": area.value, "auc_p": area.p}
         )
     return pd.DataFrame(rows)
 
@@ -197,18 +184,15 @@ def difference(before: Sequence[runs.Run], after: Sequence[runs.Run], metric: st
     draws on one side of zero, p is (k + 1) / (draws + 1) and never 0 (after Phipson and Smyth 2010, Stat. Appl. Genet.
     Mol. Biol. 9:39). NaN where a testing set has none of the radiographs that the metric counts.
     """
-    gains, eligible, patients = [], None, None
-    for _, one, other in _by_seed(before, after):
-        labels, first, second = _testing(one, other)
-        eligible = {"accuracy": labels >= 0, "recall": labels == 1, "specificity": labels == 0}[metric]
-        right = [(q >= run.record["threshold"]) == labels for q, run in ((first, one), (second, other))]
-        gains.append((right[1].astype(int) - right[0].astype(int)) * eligible)
-        patients = one.predictions.query("split == 'test'")["patient_id"]
-    if not gains or not eligible.any():
+    paired_runs = _by_seed(before, after)
+    labels = paired_runs[0][1]["label"].to_numpy() if paired_runs else np.empty(0)
+    eligible = {"accuracy": labels >= 0, "recall": labels == 1, "specificity": labels == 0}[metric]
+    if not eligible.any():
         return comparisons.Difference(*[float("nan")] * 4)
-    gains = np.array(gains)  # (seeds, images): 1 where only `after` is right, -1 where only `before` is
+    # (seeds, images): 1 where only `after` is right, -1 where only `before` is
+    gains = np.array([second["right"].astype(int) - first["right"] for _, first, second in paired_runs]) * eligible
     generator = np.random.default_rng(0)
-    names, owner = np.unique(patients, return_inverse=True)
+    names, owner = np.unique(paired_runs[0][1]["patient_id"], return_inverse=True)
     images = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)[:, owner]
     seeds = generator.multinomial(len(gains), np.full(len(gains), 1 / len(gains)), DRAWS)
     sizes = (images * eligible).sum(axis=1)
@@ -237,45 +221,27 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
     `contradicted` if Holm's p is below 0.05 and the difference has the claim's sign or the other, and at least three
     seeds were trained; else `cannot tell`.
     """
-    recipes = {}  # the claims that Holm adjusts together
+    usual = TrainSettings().model_dump(include=DENSENET_FIELDS)
+    groups = {}
     for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
-        dataset = run.record["dataset"]
-        together = recipes.setdefault((dataset["hash"], _recipe(run.settings)), {})
-        together.setdefault((dataset["name"], protocol(run.settings)), []).append(run)
+        dataset, recipe = run.record["dataset"], protocol(run.settings.varied(**usual))  # but for DenseNets' own
+        about = dataset["hash"], recipe, dataset["name"], protocol(run.settings)
+        groups.setdefault(about, []).append(run)
     rows = []
-    for protocols in recipes.values():
-        tested = [row for about, trained in protocols.items() for row in _tested(*about, trained)]
-        defined = [row for row in tested if row["p"] == row["p"]]
-        for row, adjusted in zip(defined, comparisons.holm([row["p"] for row in defined]), strict=True):
-            row["holm_p"] = float(adjusted)
-        rows += tested
-    names = ["claim", "metric", "dataset", "protocol", "seeds", "paper", "value", "low", "high", "p", "holm_p"]
+    for about, trained in sorted(groups.items(), key=lambda group: group[0]):
+        for claim in paper.CLAIMS:
+            columns = claim.before, claim.after
+            before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
+            if seeds := len(_by_seed(before, after)):
+                named = claim.name, claim.metric, seeds, claim.difference
+                rows.append((*about, *named, *difference(before, after, claim.metric)))
+    names = ["hash", "recipe", "dataset", "protocol", "claim", "metric", "seeds", "paper", "value", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=names)
-    return frame.assign(verdict=[verdict(row.value, row.holm_p, row.seeds) for row in frame.itertuples()])
-
-
-def _recipe(settings: TrainSettings) -> str:
-    """The protocol but for what only DenseNets have, so that all five claims are adjusted together."""
-    return protocol(settings.varied(**TrainSettings().model_dump(include=DENSENET_FIELDS)))
-
-
-def _tested(dataset: str, departs: str, trained: Sequence[runs.Run]) -> list[dict]:
-    rows = []
-    for claim in paper.CLAIMS:
-        columns = claim.before, claim.after
-        before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
-        if seeds := len(_by_seed(before, after)):
-            about = {"claim": claim.name, "metric": claim.metric, "dataset": dataset, "protocol": departs}
-            about |= {"seeds": seeds, "paper": claim.difference}
-            rows.append(about | difference(before, after, claim.metric)._asdict())
-    return rows
-
-
-def verdict(difference: float, holm_p: float, seeds: int) -> str:
-    """`supported`, `contradicted` or `cannot tell`; the rule stands in `claims`."""
-    if seeds < ENOUGH_SEEDS or not holm_p < CONFIDENCE:
-        return "cannot tell"
-    return "supported" if difference > 0 else "contradicted"
+    frame["holm_p"] = frame.dropna(subset="p").groupby(["hash", "recipe"])["p"].transform(comparisons.holm)
+    sure = (frame["seeds"] >= ENOUGH_SEEDS) & (frame["holm_p"] < CONFIDENCE)
+    frame["verdict"] = np.where(frame["value"] > 0, "supported", "contradicted")
+    frame["verdict"] = frame["verdict"].where(sure, "cannot tell")
+    return frame[["claim", "metric", *names[2:4], *names[6:], "holm_p", "verdict"]]
 
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
@@ -300,14 +266,19 @@ def study_summary(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _by_seed(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> list[tuple[int, runs.Run, runs.Run]]:
+def _by_seed(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> list[tuple[int, pd.DataFrame, pd.DataFrame]]:
+    """Of each seed that both have, the two runs' predictions on the testing set; a ValueError if the sets differ."""
     firsts, seconds = ({run.settings.seed: run for run in column} for column in (before, after))
-    return [(seed, firsts[seed], seconds[seed]) for seed in sorted(firsts.keys() & seconds.keys())]
+    found = [(seed, _called(firsts[seed]), _called(seconds[seed])) for seed in sorted(firsts.keys() & seconds.keys())]
+    for seed, first, second in found:
+        if first["image_id"].tolist() != second["image_id"].tolist():
+            keys = f"{firsts[seed].key} and {seconds[seed].key}"
+            raise ValueError(f"runs {keys} were not tested on the same radiographs")
+    return found
 
 
-def _testing(one: runs.Run, other: runs.Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels and both runs' probabilities on the testing set, (images,); a ValueError if the sets differ."""
-    first, second = (run.predictions.query("split == 'test'") for run in (one, other))
-    if first["image_id"].tolist() != second["image_id"].tolist():
-        raise ValueError(f"runs {one.key} and {other.key} were not tested on the same radiographs")
-    return first["label"].to_numpy(), first["probability"].to_numpy(), second["probability"].to_numpy()
+def _called(run: runs.Run) -> pd.DataFrame:
+    """Predictions on the testing set; `sure` is how far above the threshold, `right` whether the run's call is."""
+    tested = run.predictions.query("split == 'test'")
+    sure = tested["probability"] - run.record["threshold"]
+    return tested.assign(sure=sure, right=(sure >= 0) == tested["label"])

@@ -84,7 +84,7 @@ def test_auc_by_truth_has_a_dot_for_each_seed_and_tells_how_many_patients_stand_
     stage, letter = figure.axes
     assert [panel.get_title() for panel in (stage, letter)] == ["by stage", "by letter"]
     assert [len(line.get_xdata()) for line in stage.lines] == [4, 4]
-    assert texts(stage.get_legend()) == ["I (4 patients)", "II (4 patients)"]
+    assert texts(figure.legends[0]) == ["I (4 patients)", "II (4 patients)"]
     (axes,) = drawn(figures.by_truth({"stage": of_truth(()), "letter": of_truth(())})).axes
     assert "not known" in axes.texts[0].get_text() and not axes.lines
 

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 import torch
-import toy
 from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn import functional
 
 from pneumo_nb.results import interpret
-from pneumo_nb.train import dataset, models
+from pneumo_nb.train import models
 
 NETWORKS = {
     "DenseNet53, 3x3 stem": {"model": "densenet", "channels": 1},
@@ -106,20 +105,6 @@ def test_what_lies_behind_a_layer_is_not_computed_for_its_maps():
     assert later == []
 
 
-def test_maps_come_radiograph_by_radiograph(home):
-    data = toy.load(toy.prepared())
-    feed, asked = dataset.Feed(data, torch.device("cpu"), 1, "none"), []
-
-    def make(x):
-        asked.append(len(x))
-        return x.numpy()
-
-    found = list(interpret.each(make, feed, np.array([3, 5, 4, 9, 8]), at_once=2))
-    assert asked == [2, 2, 1]
-    for maps, place in zip(found, (3, 5, 4, 9, 8), strict=True):
-        assert (maps == feed.images(np.array([place]))[0].numpy()).all()
-
-
 def test_grad_cam_leaves_nothing_behind(net):
     x = radiographs(net)
     interpret.grad_cam(net, x, interpret.layers(net)[-1])
@@ -152,8 +137,3 @@ def test_deletion_falls_and_insertion_rises_early_only_where_the_map_is_right():
     right, wrong = x[0, 0].numpy(), -x[0, 0].numpy()
     (falls, rises), (late, later) = (interpret.deletion_and_insertion(Corner(), x, map_) for map_ in (right, wrong))
     assert falls.mean() < late.mean() and rises.mean() > later.mean()
-
-
-def test_a_map_of_another_size_than_the_radiograph_is_refused():
-    with pytest.raises(ValueError, match=r"the map is \(3, 3\), the radiograph \(32, 32\)"):
-        interpret.deletion_and_insertion(Corner(), torch.zeros(1, 1, 32, 32), np.zeros((3, 3)))

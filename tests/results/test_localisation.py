@@ -77,15 +77,6 @@ def test_without_an_opacity_its_scores_are_undefined_and_without_its_mask_absent
     assert healthy[["opacity_auc", "energy", "pointing"]].isna().all(axis=None) and healthy["lung_auc"].notna().all()
     assert not {"opacity_auc", "energy", "pointing"} & set(localisation.scores(maps, {"lungs": LUNGS}))
     assert "lung_auc" not in localisation.scores(maps, {"opacities": OPACITIES})
-    with pytest.raises(ValueError, match="need the mask"):
-        localisation.scores(maps, {})
-
-
-@pytest.mark.parametrize("shapes", [[(16, 16), (8, 8)], [(16, 12), (16, 12)]])
-def test_masks_of_another_size_are_refused(shapes):
-    masks = {name: np.ones(shape, bool) for name, shape in zip(("lungs", "opacities"), shapes, strict=True)}
-    with pytest.raises(ValueError, match="squares of one size"):
-        localisation.scores(np.zeros((1, 4, 4), np.float32), masks)
 
 
 @pytest.fixture
@@ -135,16 +126,6 @@ def test_the_direction_is_chosen_on_other_radiographs(before, direction, value):
     first = found[found["channel"] == 1].iloc[0]
     assert first["lung_is"] == first["opacity_is"] == direction
     assert first[list(localisation.SCORES)].tolist() == pytest.approx([value] * 5)
-
-
-def test_channels_are_ranked_with_intervals_around_their_means():
-    ranked = localisation.ranked(localisation.directed(frame(0.7), frame(0.7)), by="opacity_auc")
-    assert ranked["channel"].tolist() == [1, 2] and ranked.loc[0, "opacity_auc"] == pytest.approx(0.715)
-    assert 0.7 <= ranked.loc[0, "lung_auc_low"] < ranked.loc[0, "lung_auc"] < ranked.loc[0, "lung_auc_high"] <= 0.73
-
-
-def test_the_best_channel_may_be_dark():
-    assert localisation.best(frame(0.1), "lung_auc") == 1 and localisation.best(frame(0.9), "lung_auc") == 1
 
 
 def test_a_score_that_is_nowhere_defined_has_no_mean():
