@@ -82,7 +82,7 @@ def is_phantom(dataset: str) -> bool:
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
-COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
+COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER", "IN_MEMORY_MIB"}  # parameters of notebooks that are no setting
 
 
 def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:

@@ -88,7 +88,7 @@ def opacities(picture: Picture, weakened, chest: Chest, disease: Disease, rng) -
     for bodies, dense, dented in ((small, 1, 0.3), (large, 0.9, 0.35)):
         for place, size in bodies:
             depth = (OPACITY_PER_MM - LUNG_PER_MM) * dense * size
-            rows, columns, seen = _stamp(picture, weakened, place, size / 2, depth, dents=_dents(rng, dented))
+            rows, columns, seen = add_body(picture, weakened, place, size / 2, depth, dents=_dents(rng, dented))
             mask[rows, columns] |= seen
     return mask, np.array([size for _, size in small + large])
 
@@ -96,7 +96,7 @@ def opacities(picture: Picture, weakened, chest: Chest, disease: Disease, rng) -
 def look_alikes(picture: Picture, weakened, chest: Chest, rng) -> None:
     """What a healthy lung shows and a dusty one too: bright dots by themselves mean nothing."""
     lung = chest.lung.sum(0)
-    blood, bone, stamp = PER_MM["blood"] - LUNG_PER_MM, PER_MM["bone"], partial(_stamp, picture, weakened)
+    blood, bone, stamp = PER_MM["blood"] - LUNG_PER_MM, PER_MM["bone"], partial(add_body, picture, weakened)
     central = lung * cv2.GaussianBlur(chest.blood, (0, 0), 12 / picture.grid_mm)
     for place in _places(picture, central, rng.poisson(rng.uniform(10, 60)), rng):  # vessels seen end-on
         stamp(place, rng.uniform(0.7, 2.4), blood * rng.uniform(3, 9), round_=False)
@@ -143,7 +143,7 @@ def _dents(rng, amplitude: float) -> tuple[float, float, float]:
     return (amplitude, *rng.uniform(0, 6, 2))
 
 
-def _stamp(picture: Picture, target, place, radius_mm: float, depth: float, round_: bool = True, dents=(0, 0, 0)):
+def add_body(picture: Picture, target, place, radius_mm: float, depth: float, round_: bool = True, dents=(0, 0, 0)):
     """Add a small body to the attenuation: `depth` at its middle, falling to its edge like a sphere's or a disc's.
 
     Smaller than a pixel it keeps its mass, not its size. `dents` (amplitude, two phases) shrink it here and there, and

@@ -1,8 +1,10 @@
-"""A prepared dataset -> batches: every radiograph is held as bytes, on the device when it fits, else in memory."""
+"""A prepared dataset -> batches: radiographs as bytes, on the device if they fit, else in memory, else in one file."""
 
 import hashlib
 import json
-import math
+import mmap
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,14 @@ class Dataset:
     white: int  # the grey level of white: 255 or 65535
     image_size: int  # pixels a side
     fit: str  # how each radiograph became square
+    mapped: mmap.mmap | None = None  # the file that the images lie in, if they are not in memory
+
+    def taken(self, positions: Tensor) -> Tensor:
+        """A copy of these images; what was read of a mapped file does not stay in the memory of this process."""
+        images = self.images[positions]
+        if self.mapped:
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+        return images
 
     def refuse_others(self, settings: TrainSettings) -> None:
         """A ValueError unless these radiographs are at the size and of the fit that the settings say."""
@@ -48,8 +58,11 @@ class Dataset:
             return (0.0,), (1.0,)
         if normalisation == "imagenet":
             return IMAGENET_MEAN, IMAGENET_SD
-        grey = self.images[torch.from_numpy(self.part("train"))].to(torch.float64) / self.white
-        return (grey.mean().item(),), (grey.std().item(),)
+        parts = torch.from_numpy(self.part("train")).split(4)
+        pixels = sum(torch.bincount(self.taken(part).flatten(), minlength=self.white + 1) for part in parts).double()
+        grey, number = torch.arange(self.white + 1, dtype=torch.float64) / self.white, pixels.sum()
+        mean = (pixels * grey).sum() / number
+        return (mean.item(),), (((pixels * (grey - mean) ** 2).sum() / (number - 1)).sqrt().item(),)
 
 
 class Feed:
@@ -62,7 +75,7 @@ class Feed:
         """`channels` repeats the grey image; `normalisation` is none, dataset or imagenet (see `mean_and_sd`)."""
         fits = device.type == "cpu" or data.images.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
         self.device, self.white, self.channels, self.image_size = device, data.white, channels, data.image_size
-        self._images = data.images.to(device) if fits else data.images
+        self._data, self._images = data, data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
         mean, sd = data.mean_and_sd(normalisation)
         self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
@@ -72,7 +85,8 @@ class Feed:
     def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
         """Positions in the manifest, and which to flip left-right -> (batch, channels, size, size), float32."""
         here = torch.as_tensor(positions, device=self._images.device)
-        grey = self._images[here].to(self.device).float() / self.white
+        taken = self._images[here] if self.on_gpu else self._data.taken(here)
+        grey = taken.to(self.device).float() / self.white
         if flips is not None:
             grey = torch.where(torch.as_tensor(flips, device=self.device).view(-1, 1, 1, 1), grey.flip(3), grey)
         return ((grey - self._mean) / self._sd).expand(-1, self.channels, -1, -1)
@@ -82,27 +96,30 @@ class Feed:
         return self._labels[torch.as_tensor(positions, device=self.device)]
 
 
-def load(name: str, settings: TrainSettings) -> Dataset:
+def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None) -> Dataset:
     """Read the prepared dataset `name`, its labels, and its images as squares, as `image_size` and `fit` say.
 
-    Each file is compared with the SHA-256 in the manifest first. A ValueError names what is missing, changed or
-    unlabelled; a MemoryError says how large the images could be.
+    Images of more than `in_memory_mib`, by default half of the memory that is free, are mapped from one file beside the
+    manifest, made once; what is computed from them is the same. Each file is compared with the SHA-256 in the manifest
+    first. A ValueError names what is missing, changed or unlabelled; a MemoryError tells of too small a disk.
     """
+    if in_memory_mib is not None and not (isinstance(in_memory_mib, int | float) and in_memory_mib >= 0):
+        raise ValueError(f"IN_MEMORY_MIB = {in_memory_mib!r}: a number of MiB from 0 is right")
     folder = paths.finished(name)
     manifest, about = paths.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
     size, kind = settings.image_size, np.dtype(np.uint8 if first.itemsize == 1 else np.int32)
-    needed, room = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
-    if needed > room:
-        raise MemoryError(
-            f"{len(manifest)} radiographs at image_size = {size} take {needed / 2**30:.1f} GiB; {room / 2**30:.1f} GiB"
-            f" are free in memory: image_size = {math.isqrt(room // (len(manifest) * kind.itemsize))} would fit"
-        )
-    images = np.empty((len(manifest), 1, size, size), kind)
-    for position, row in enumerate(manifest.itertuples()):
-        images[position, 0] = square(_read(folder, row), size, settings.fit)
+    needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
+    squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
+    if needed <= (free / 2 if in_memory_mib is None else min(free, in_memory_mib * 2**20)):
+        images = np.empty((len(manifest), 1, size, size), kind)
+        for position, image in enumerate(squares):
+            images[position, 0] = image
+    else:
+        mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{hash_of(name)[:16]}", squares, needed, kind)
+        images = np.frombuffer(mapped, kind).reshape(-1, 1, size, size)
     return Dataset(
         name=name,
         hash=about["hash"],
@@ -112,7 +129,20 @@ def load(name: str, settings: TrainSettings) -> Dataset:
         white=255 if first.itemsize == 1 else 65535,
         image_size=size,
         fit=settings.fit,
+        mapped=mapped,
     )
+
+
+def _mapped(file: Path, squares: Iterator[np.ndarray], needed: int, kind: np.dtype) -> mmap.mmap:
+    with paths.alone(file.with_name(f".{file.name}.lock"), f"the images of {file.parent.name!r}"):
+        if not file.is_file():
+            if needed > (room := shutil.disk_usage(file.parent).free):
+                raise MemoryError(f"{file.name} of {needed / 2**30:.1f} GiB: {room / 2**30:.1f} GiB are free on disk")
+            with paths.whole(file) as beside, beside.open("wb") as pixels:
+                for image in squares:
+                    pixels.write(image.astype(kind).tobytes())
+    with file.open("rb") as pixels:
+        return mmap.mmap(pixels.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
 
 
 def hash_of(name: str) -> str:

@@ -61,7 +61,8 @@ def eq7(logits: Tensor, labels: Tensor, n: float) -> Tensor:
     p = functional.one_hot(labels, 2).to(logits.dtype)
     log_q = functional.log_softmax(logits, dim=1)
     log_1_minus_q = log_q.flip(1)  # two classes: 1 - q of one is q of the other
-    alpha = torch.tensor([1.0, n], dtype=logits.dtype, device=logits.device)
+    # made on the device, where a recorded step cannot take anything from the CPU
+    alpha = torch.where(torch.arange(2, device=logits.device) == 1, n, 1.0).to(logits.dtype)
     return -(alpha * p * log_q + alpha * (1 - p) * log_1_minus_q).sum(dim=1).mean()
 
 

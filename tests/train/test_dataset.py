@@ -1,3 +1,8 @@
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +10,10 @@ import torch
 import toy
 
 from pneumo_nb import paths
-from pneumo_nb.train import dataset
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, loop, machine, models
+
+CPU = torch.device("cpu")
 
 
 def test_images_and_labels_arrive_in_manifest_order(home):
@@ -114,3 +122,59 @@ def test_the_width_in_mm_is_that_of_what_is_left(fit, width):
     assert dataset.width_mm(row, fit) == width
     assert np.isnan(dataset.width_mm(row.replace(2.5, np.nan), fit))
     assert np.isnan(dataset.width_mm(row.drop("spacing_mm"), fit))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_network_trained_from_a_mapped_file_has_the_same_weights(home, monkeypatch, bits):
+    monkeypatch.setattr(models, "build", toy.build)
+    wanted = TrainSettings.of(image_size=32, channels=1, epochs=2, batch_size=4, normalisation="dataset")
+    held = dataset.load(toy.prepared(bits=bits, validation=6), wanted)
+    mapped = dataset.load("toy", wanted, in_memory_mib=0)
+    assert mapped.mapped and not held.mapped and torch.equal(mapped.images, held.images)
+    one, other = (loop.fit(wanted, data, CPU, progress=False) for data in (held, mapped))
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    assert (one.probabilities == other.probabilities).all()
+
+
+def test_images_are_mapped_from_half_of_the_free_memory_on_and_the_file_is_made_once(home, monkeypatch):
+    folder = paths.prepared(toy.prepared())
+    monkeypatch.setattr(machine, "free", lambda device: 2 * 24 * 32 * 32)
+    assert not toy.load("toy", 32).mapped and not list(folder.glob("squares*"))
+    made = toy.load("toy", 33)
+    (file,) = folder.glob("squares*")
+    assert made.mapped and file.stat().st_size == made.images.nbytes == 24 * 33 * 33
+    written = file.stat().st_mtime_ns
+    assert torch.equal(toy.load("toy", 33).images, made.images) and file.stat().st_mtime_ns == written
+    assert not dataset.load("toy", TrainSettings.of(image_size=33), in_memory_mib=1).mapped
+
+
+def test_what_fits_neither_into_memory_nor_onto_the_disk_is_refused_before_it_is_read(home, monkeypatch):
+    name = toy.prepared()
+    monkeypatch.setattr(machine, "free", lambda device: 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(MemoryError, match=r"squares-128-stretch-\S+ of .* are free on disk"):
+        toy.load(name, 128)
+    with pytest.raises(ValueError, match="IN_MEMORY_MIB = -1: a number of MiB from 0 is right"):
+        dataset.load(name, TrainSettings.of(image_size=32), in_memory_mib=-1)
+
+
+RESIDENT = """
+import numpy as np, torch, toy
+from pneumo_nb.settings import TrainSettings
+from pneumo_nb.train import dataset, machine
+toy.load("toy", 64).images.float().mean()  # what torch takes of itself
+before, cpu = machine.peak_mib(torch.device("cpu")), torch.device("cpu")
+data = dataset.load("toy", TrainSettings.of(image_size=1024), in_memory_mib=120)
+feed = dataset.Feed(data, cpu, 1, "dataset")
+for position in range(len(data.labels)):
+    feed.images(np.array([position]))
+print(data.images.nbytes / 2**20, machine.peak_mib(cpu) - before)
+"""
+
+
+def test_a_mapped_set_takes_a_fraction_of_its_size_in_resident_memory(home):
+    toy.prepared(images=240)
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    told = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, env=here)
+    size, resident = map(float, told.stdout.split())
+    assert size == 240 and resident < 120

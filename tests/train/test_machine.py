@@ -327,14 +327,6 @@ def test_what_cannot_fit_is_refused_with_settings_that_would(monkeypatch):
         machine.refuse_too_large(wanted, net, CPU, 64, 16)
 
 
-def test_a_dataset_that_cannot_be_held_is_refused_before_it_is_read(home, monkeypatch):
-    name = toy.prepared()
-    monkeypatch.setattr(machine, "free", lambda device: 24 * 100 * 100)
-    with pytest.raises(MemoryError, match=r"24 radiographs at image_size = 128 take .*: image_size = 100 would fit"):
-        toy.load(name, 128)
-    assert toy.load(name, 100).images.shape == (24, 1, 100, 100)
-
-
 def test_the_smallest_share_of_the_containers_around_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
