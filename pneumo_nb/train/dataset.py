@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import mmap
 import shutil
 from collections.abc import Iterator
