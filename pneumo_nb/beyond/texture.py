@@ -11,7 +11,6 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.stats import kurtosis, skew
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.neural_network import MLPClassifier
@@ -23,11 +22,10 @@ from sklearn.tree import DecisionTreeClassifier
 from pneumo_nb import metrics
 from pneumo_nb.train import dataset, runs
 
-ZONES = ("upper left", "middle left", "lower left", "upper right", "middle right", "lower right")  # of the picture
 GREY = 16  # grey levels of co-occurrence and run lengths
 BINS = 32  # of the histograms of filtered images, from black to white
 WAVELET_LEVELS = 7  # 3 x 7 + 1 = 22 energies (Zhu, Luo et al. 2014), fewer where the image is small
-DIRECTIONS = {0: (0, 1), 45: (-1, 1), 90: (-1, 0), 135: (-1, -1)}  # degrees: a step down and right, in pixels
+STEPS = (0, 1), (-1, 1), (-1, 0), (-1, -1)  # pixels down and right: at 0, 45, 90 and 135 degrees
 FOLDS = 4  # of the cross-validation within the training set
 LUNG_AT, LUNG_RADII = ((0.42, 0.30), (0.42, 0.70)), (0.32, 0.16)  # ellipses that hold lungs: shares of height and width
 
@@ -53,7 +51,7 @@ def lung_fields(image: np.ndarray) -> np.ndarray:
 
 
 def zones(lungs: np.ndarray) -> np.ndarray:
-    """(side, side) bool -> (6, side, side): each lung in thirds of its height, in the order of ZONES and of profusion.
+    """(side, side) bool -> (6, side, side): thirds of each lung's height, from above, left lung of the picture first.
 
     The lungs are parted at the column of the middle third that holds least lung.
     """
@@ -107,12 +105,17 @@ def statistics(values: np.ndarray) -> np.ndarray:
 
     Skewness and kurtosis of pixels that are all alike are 0.
     """
-    flat = values.std(axis=1) < 1e-9
-    moments = [np.where(flat, 0, np.nan_to_num(moment(values, axis=1))) for moment in (skew, kurtosis)]
-    bins = np.rint(values * BINS).astype(int)
-    shares = [np.unique(row, return_counts=True)[1] / len(row) for row in bins]
+    mean, sd = values.mean(axis=1), values.std(axis=1)
+    z = (values - mean[:, None]) / np.maximum(sd, 1e-9)[:, None]
+    shares = [np.unique(row, return_counts=True)[1] / len(row) for row in np.rint(values * BINS)]
     energy, entropy = [(p**2).sum() for p in shares], [-(p * np.log2(p)).sum() for p in shares]
-    return np.stack([values.mean(axis=1), values.std(axis=1), *moments, energy, entropy], axis=1)
+    kurtosis = np.where(sd > 1e-9, (z**4).mean(axis=1) - 3, 0)
+    return np.stack([mean, sd, (z**3).mean(axis=1), kurtosis, energy, entropy], axis=1)
+
+
+def quantised(image: np.ndarray, grey: int = GREY) -> np.ndarray:
+    """Grey values from 0 to 1 as levels from 0 to grey - 1."""
+    return np.minimum((image * grey).astype(int), grey - 1)
 
 
 def co_occurrence(levels: np.ndarray, mask: np.ndarray, step: tuple[int, int], grey: int = GREY) -> np.ndarray:
@@ -159,35 +162,30 @@ def _at(image: np.ndarray, step: tuple[int, int], beyond: str = "constant") -> n
     return np.pad(image, room, beyond)[room + down : room + down + height, room + right : room + right + width]
 
 
-def described(data: dataset.Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Each family's features, (images, 6 zones, features), in the manifest's order; how each image's lungs were found.
+def lung_zones(data: dataset.Dataset, position: int) -> tuple[np.ndarray, str]:
+    """The six zones of a radiograph, and whose they are: `mask` of the dataset, or `rule` (`lung_fields`).
 
-    `mask`: the dataset knows them; `rule`: `lung_fields`, also where a mask leaves a zone empty.
+    The rule serves where there is no mask, or one that leaves a zone empty.
     """
+    known = dataset.masks(data, np.array([position]))
+    if "lungs" in known and (parts := zones(known["lungs"][0])).any(axis=(1, 2)).all():
+        return parts, "mask"
+    return zones(lung_fields(data.images[position, 0].numpy() / data.white)), "rule"
+
+
+def described(data: dataset.Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Each family's features, (images, 6 zones, features), in the manifest's order; whose zones each has."""
     found: dict[str, list] = {"wavelet": [], "filter bank": [], "co-occurrence": [], "run length": []}
-    how, levels = [], min(WAVELET_LEVELS, data.image_size.bit_length() - 1)
+    whose, levels = [], min(WAVELET_LEVELS, data.image_size.bit_length() - 1)
     for position in range(len(data.labels)):
-        image = data.images[position, 0].numpy() / data.white
-        parts = lung_zones(data, position)
-        how.append("mask" if parts is not None else "rule")
-        parts = zones(lung_fields(image)) if parts is None else parts
-        energies, bank, grey = haar(image, levels) ** 2, differences(image), np.int64(image * (GREY - 1e-9))
+        image, (parts, by) = data.images[position, 0].numpy() / data.white, lung_zones(data, position)
+        energies, bank, grey = haar(image, levels) ** 2, differences(image), quantised(image)
         found["wavelet"].append([energies[:, zone].mean(axis=1) for zone in parts])
         found["filter bank"].append([statistics(bank[:, zone]).ravel() for zone in parts])
-        for family, matrix, numbers in (
-            ("co-occurrence", co_occurrence, haralick),
-            ("run length", run_lengths, galloway),
-        ):
-            steps = DIRECTIONS.values()
-            found[family].append([np.ravel([numbers(matrix(grey, zone, step)) for step in steps]) for zone in parts])
-    return {family: np.array(rows) for family, rows in found.items()}, how
-
-
-def lung_zones(data: dataset.Dataset, position: int) -> np.ndarray | None:
-    """The six zones of a radiograph by its own mask of the lungs; None if there is none, or it leaves a zone empty."""
-    known = dataset.masks(data, np.array([position]))
-    parts = zones(known["lungs"][0]) if "lungs" in known else None
-    return parts if parts is not None and parts.any(axis=(1, 2)).all() else None
+        for family, matrix, of in (("co-occurrence", co_occurrence, haralick), ("run length", run_lengths, galloway)):
+            found[family].append([np.ravel([of(matrix(grey, zone, step)) for step in STEPS]) for zone in parts])
+        whose.append(by)
+    return {family: np.array(rows) for family, rows in found.items()}, whose
 
 
 def classifiers(seed: int = 0) -> dict[str, tuple[BaseEstimator, dict[str, tuple]]]:
@@ -198,7 +196,10 @@ def classifiers(seed: int = 0) -> dict[str, tuple[BaseEstimator, dict[str, tuple
         "SVM, polynomial": (SVC(kernel="poly", coef0=1), {"C": (0.01, 0.1, 1, 10), "degree": (2, 3)}),
         "SVM, sigmoid": (SVC(kernel="sigmoid"), {"C": (0.01, 0.1, 1, 10)}),
         "decision tree": (DecisionTreeClassifier(random_state=seed), {"max_depth": (2, 4), "min_samples_leaf": (2, 8)}),
-        "neural network": (MLPClassifier((16,), solver="lbfgs", tol=0.01, max_iter=2000, random_state=seed), {"alpha": (1, 10, 100)}),
+        "neural network": (
+            MLPClassifier((16,), solver="lbfgs", tol=0.01, max_iter=2000, random_state=seed),
+            {"alpha": (1, 10, 100)},
+        ),
     }
 
 
