@@ -205,9 +205,7 @@ def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
 class TrainSettings(Settings):
     """One training run (Sections 2.2, 3.1 and 3.2)."""
 
-    model: Literal["resnet34", "densenet", "inception_v3"] = _field(
-        "resnet34", "network; inception_v3 is a rival (notebook 08)", "the first two (2.2.1, 2.2.2)"
-    )
+    model: Literal["resnet34", "densenet", "inception_v3"] = _field("resnet34", "network", "both (2.2.1, 2.2.2)")
     depth: int = _field(53, "of a DenseNet: convolutions and linear layers", "40, 64, {} (Table 3)", ge=1)
     blocks: int = _field(4, "dense blocks", "3, 3, {} (Figure 8)", ge=1, le=8)
     bottleneck: bool = _field(True, "a 1x1 convolution before each 3x3", "False, {} (Table 6)")
