@@ -88,7 +88,7 @@ def trained(settings: TrainSettings, data: dataset.Dataset, stages: np.ndarray, 
     measure, call, fewer = LOSSES[loss]
     training = np.intersect1d(data.part("train"), np.flatnonzero(stages >= 0))
     feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
-    target = torch.from_numpy(stages).to(device)
+    target = torch.tensor(stages, device=device)
     with machine.arithmetic(settings), torch.random.fork_rng(devices=[]):
         net = models.build(**settings.architecture(), seed=settings.seed)
         last = "classifier" if settings.model == "densenet" else "fc"

@@ -1,5 +1,6 @@
 """Texture: numbers known by hand, laws, and a control that must find nothing."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,6 +112,17 @@ def test_lung_fields_are_the_two_dark_places_of_a_bright_chest():
     found = texture.lung_fields(np.where(lungs, 0.3, 0.8) * ((x > 0.05) & (x < 0.95)))
     assert (found & lungs).sum() > 0.9 * lungs.sum() and (found & ~lungs).sum() < 0.1 * lungs.sum()
     assert texture.zones(texture.lung_fields(np.zeros((64, 64)))).any(axis=(1, 2)).all()  # of a black picture too
+
+
+def test_on_real_films_the_rule_finds_two_lungs_darker_than_what_lies_between(shared):
+    fitting = []
+    for file in sorted((shared / "data" / "nih-cxr" / "images").glob("*.jpg"))[::8]:
+        image = cv2.resize(cv2.equalizeHist(cv2.imread(str(file), 0)), (64, 64), interpolation=cv2.INTER_AREA) / 255
+        parts = texture.zones(texture.lung_fields(image))
+        assert parts.any(axis=(1, 2)).all()
+        darker = image[parts.any(axis=0)].mean() < image[10:45, 29:35].mean() - 0.1
+        fitting.append(darker and 0.08 < parts.any(axis=0).mean() < 0.35)
+    assert len(fitting) == 25 and np.mean(fitting) >= 0.8
 
 
 def test_a_dataset_is_described_by_its_masks_or_by_the_rule_and_says_which(home):
