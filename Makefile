@@ -1,22 +1,33 @@
-# Everything starts here: `make reproduce`, `make test`, `make lab`. Each sets up .venv first if that has not been done.
+# Everything starts here: `make reproduce`, `make test`, `make study`, `make lab`. Each sets up .venv first if that has not been done.
 BIN := .venv/bin
-SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(SUITABLE)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: setup reproduce test lab bench lock clean
+.PHONY: setup reproduce study test test-slow lab pictures bench lock clean
 
 reproduce: setup  ## the main job on the built-in phantom; ends with outputs/report/index.html
 	$(BIN)/python -m pneumo_nb reproduce
 
-test: setup  ## every check: style, unit tests, the whole road, the notebooks against their stored outputs
+study: setup  ## the paper's numbers of patients, both mixes of disease: outputs/reference/study; goes on where it was stopped
+	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study
+	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
+		-p DATASET phantom-study-screening -p MIX screening
+
+test: setup  ## every check of a change: style, the notebooks against their stored outputs, the tests of the module
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: setup  ## the rest: more kills, more faults, more shapes of what `make test` tries
+	$(BIN)/python -m pytest -m slow
 
 lab: setup  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+pictures: setup  ## the README's pictures, from the committed notebooks
+	$(BIN)/python notebooks/pictures/make.py
 
 bench: setup  ## training beside the reference recipe; with DEVICE=cuda at the paper's size on a GPU
 	$(BIN)/python -m tests.benchmarks.bench_training \
@@ -25,7 +36,9 @@ bench: setup  ## training beside the reference recipe; with DEVICE=cuda at the p
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.14 found: install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c "import venv, ensurepip" 2>/dev/null || { echo "$(PYTHON) comes without venv here: on Debian and Ubuntu," \
+		"apt install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

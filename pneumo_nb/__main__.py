@@ -1,32 +1,49 @@
 """The command line: `python -m pneumo_nb prepare ...` and `python -m pneumo_nb reproduce ...`."""
 
+import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # else a folder `dl` or a file `numpy.py` here would be imported
+    sys.path.pop(0)
+    found = os.environ.get("PYTHONPATH"), __file__.removesuffix("/pneumo_nb/__main__.py")
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, found))}  # for all that is started
+
 import _thread
 import argparse
-import os
+import shlex
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C, and what a cluster or a container sends
+from pneumo_nb import paths
+
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # Ctrl-C, what a cluster sends, a terminal that goes away
 GRACE = 0.5  # seconds in which a stopped command may tidy up
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if all that was asked for was done, 2 if it was refused, 1 if it failed.
 
-    Stopped by Ctrl-C or SIGTERM it leaves within a second, with 130 or 143, and no process that it started survives.
+    Stopped by a signal it leaves within a second, with 128 and its number, and no process that it started survives.
     """
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"pneumo_nb: {error}", file=sys.stderr)
-        return 2
     except _Stopped as stopped:
         os._exit(stopped.code)  # all is tidy; Python's own farewell to so many modules takes seconds
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = " ".join(str(error).split())
+        if isinstance(error, ValueError | OSError | MemoryError):
+            print(f"pneumo_nb: {said}", file=sys.stderr)
+            return 2
+        print(
+            f"pneumo_nb: {type(error).__name__}: {said} (python -X dev -m pneumo_nb ... shows where)", file=sys.stderr
+        )
+        return 1
 
 
 class _Stopped(KeyboardInterrupt):
@@ -42,7 +59,8 @@ def _stop(number: int, _frame: object) -> None:
     _end_started()
     code = 128 + number
     _thread.start_new_thread(_leave, (code,))  # unlike threading it takes no lock that the main thread may hold
-    os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
+    with suppress(OSError):  # the terminal is gone
+        os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
     raise _Stopped(code)
 
 
@@ -87,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2")
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
     reproduce.add_argument("--jobs", default=1, metavar="N", help="train N runs at once on this machine")
+    reproduce.add_argument(
+        "--reference", default="", metavar="NAME", help="keep the runs in outputs/reference/NAME too"
+    )
     reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster to train the runs on")
     reproduce.set_defaults(command=_reproduce)
     return parser
@@ -120,9 +141,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     named["SCHEDULER"] = options.scheduler
     given |= {name: value for name, value in named.items() if value is not None}
     values = reproduce.parameters(options.params, given)
-    only = [number for number in options.only.split(",") if number]
+    only = [number.strip().zfill(2) for number in options.only.split(",") if number.strip()]
+    command = shlex.join(["python", "-m", "pneumo_nb", *sys.argv[1:]]).replace(f"{paths.root()}/", "")
     try:
-        first = reproduce.reproduce(values, only, options.jobs)
+        first = reproduce.reproduce(values, only, options.jobs, options.reference, command)
     except reproduce.Failed as failure:
         print(f"pneumo_nb: {failure}", file=sys.stderr)
         return 1
@@ -138,6 +160,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    if len(os.fsencode(os.environ.get("TMPDIR", ""))) > paths.SOCKETS and os.access("/tmp", os.W_OK):
+        os.environ["TMPDIR"] = "/tmp"  # here and in all that is started
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path or a reason may not fit into ASCII
     for number in SIGNALS:
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # as nohup asks
+            signal.signal(number, _stop)
     sys.exit(main())

@@ -10,30 +10,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown_mistune
 from pygments.formatters import HtmlFormatter
 
+from pneumo_nb import paths, settings
 from pneumo_nb.results import sliders
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f23; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem 1.2rem 4rem; }
-nav { font-size: .9rem; border-bottom: 1px solid #d0d7de; padding: .5rem 0; margin-bottom: 1rem; }
-nav a { margin-right: .8rem; }
-a { color: #0b57a4; }
-h1, h2, h3 { line-height: 1.25; }
-pre { overflow-x: auto; background: #f6f8fa; border-radius: 6px; }
-pre { padding: .6rem .8rem; font-size: .84rem; margin: .4rem 0; }
-.output pre { background: none; padding: .2rem .8rem; }
-img { max-width: 100%; height: auto; }
-table { border: 0; border-collapse: collapse; font-size: .86rem; margin: .6rem 0; display: block; overflow-x: auto; }
-th, td { padding: .22rem .6rem; border: 0; border-bottom: 1px solid #d8dee4; text-align: left; }
-.dataframe th, .dataframe td { text-align: right; }
-thead th { border-bottom: 2px solid #8c959f; }
-.prompt, .anchor-link { display: none; }
-math[display=block] { margin: .8rem 0; overflow-x: auto; }
-.widget { margin: .8rem 0; }
-.widget label { display: grid; grid-template-columns: 6em minmax(0, 30em) auto; gap: .8rem; margin: .3rem 0; }
-footer { margin-top: 3rem; font-size: .85rem; color: #57606a; border-top: 1px solid #d0d7de; padding-top: .6rem; }
-"""
+STYLE = Path(__file__).with_name("style.css").read_text()
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 FOOTER = "Made by pneumo_nb from executed notebooks. For research; not a medical device."
@@ -56,6 +36,26 @@ class _Exporter(HTMLExporter):
     @pass_context
     def markdown2html(self, context, source: str) -> str:
         return markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
+
+
+def report(folder: Path, names: list[str]) -> Path:
+    """Write outputs/report for the executed notebooks of a dataset, in the order of `names`; returns its first page.
+
+    A page that would be the same is left alone, one of another dataset removed. tables.csv is written by notebook 12.
+    """
+    made = [folder / name for name in names if (folder / name).is_file()]
+    links = [("contents", "index.html")] + [(path.name[:2], f"{path.stem}.html") for path in made]
+    for other in set(paths.report().glob("[0-9][0-9]_*.html")) - {paths.report() / file for _, file in links}:
+        other.unlink()
+    for path in made:
+        target = paths.report() / f"{path.stem}.html"
+        mark = f"<!-- {settings.digest([path.read_text(encoding='utf-8'), links, STYLE])} --></html>\n"
+        if not (target.is_file() and target.read_text(encoding="utf-8").endswith(mark)):
+            with paths.whole(target) as file:
+                file.write_text(page(path, links).removesuffix("</html>\n") + mark, encoding="utf-8")
+    with paths.whole(paths.report() / "index.html") as file:
+        file.write_text(index(folder.name, made), encoding="utf-8")
+    return paths.report() / "index.html"
 
 
 def page(notebook: Path, links: list[tuple[str, str]]) -> str:
@@ -86,18 +86,23 @@ def title(notebook: Path) -> str:
     return first.splitlines()[0].lstrip("# ").strip()
 
 
-def index(entries: list[dict[str, str]], facts: dict[str, str]) -> str:
-    """The first page: what was run, on what, and each notebook with its state."""
-    rows = "".join(
-        f"<tr><td><a href='{html.escape(entry['file'])}'>{html.escape(entry['title'])}</a></td>"
-        f"<td>{html.escape(entry['state'])}</td></tr>"
-        for entry in entries
-    )
-    listed = "".join(f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.items())
+def index(dataset: str, made: list[Path]) -> str:
+    """The first page: every executed notebook of a dataset, with its state, when it was made and with what."""
+    rows = ""
+    for notebook in made:
+        about = nbformat.read(notebook, as_version=4).metadata
+        ours, papermills = about.get("pneumo_nb", {}), about.get("papermill", {})
+        state = ours.get("failure") or f"done in {ours.get('seconds') or papermills.get('duration') or 0:.0f} s"
+        when = (ours.get("made") or papermills.get("end_time") or "")[:16].replace("T", " ")
+        given = ", ".join(f"{name} = {value}" for name, value in papermills.get("parameters", {}).items())
+        link = f"<a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a>"
+        cells = [link, *map(html.escape, (state, when, given or "as it stands"))]
+        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     body = (
         "<h1>Balanced convolutional neural networks for pneumoconiosis detection: a reproduction</h1>"
-        f"<ul>{listed}</ul><table><thead><tr><th>Notebook</th><th>state</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table><p>All numbers as one table: <a href='tables.csv'>tables.csv</a></p>"
+        f"<p>Dataset: {html.escape(dataset)}</p><table><thead><tr><th>Notebook</th><th>state</th><th>made (UTC)</th>"
+        f"<th>with</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<p>All numbers as one table: <a href='tables.csv'>tables.csv</a></p>"
     )
     return _whole("pneumo_nb report", body, [])
 

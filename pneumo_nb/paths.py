@@ -1,6 +1,7 @@
 """Where everything lies, whatever the working directory, and how a file gets there whole or not at all."""
 
 import errno
+import fcntl
 import os
 import shutil
 import sys
@@ -9,15 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # only writing can meet these
 FORBIDDEN = {errno.EACCES, errno.EPERM}  # reading can meet these too
+SOCKETS = 70  # characters of a folder for temporary files: a socket's whole path may have 103
+LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}  # file systems that know no flock
 
 
 def root() -> Path:
-    """The project's folder; the environment variable PNEUMO_NB_HOME moves data/ and outputs/ elsewhere."""
-    return Path(os.environ.get("PNEUMO_NB_HOME") or Path(__file__).parent.parent).resolve()
+    """The project's folder; the environment variable PNEUMO_NB_HOME moves data/ and outputs/ elsewhere.
+
+    A ValueError if that is relative, which would mean another folder in each notebook, or cannot be written into files.
+    """
+    given = Path(os.path.expanduser(os.environ.get("PNEUMO_NB_HOME") or notebooks().parent))  # noqa: PTH111
+    if not given.is_absolute():
+        raise ValueError(f"PNEUMO_NB_HOME = {str(given)!r}: an absolute folder, or one that begins with ~/, is right")
+    if any("\udc80" <= letter <= "\udcff" for letter in f"{given.resolve()}{notebooks()}"):
+        raise ValueError(f"a folder above the project's is not named in UTF-8: rename it ({str(given.resolve())!r})")
+    return given.resolve()
 
 
 def notebooks() -> Path:
@@ -85,37 +94,42 @@ def whole(path: Path) -> Iterator[Path]:
             yield beside
             put(beside, path)
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            with suppress(OSError):  # the error that led here says more
-                beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):  # no file, or the error that led here says more
+            beside.unlink()
 
 
 @contextmanager
 def alone(lock: Path, work: str) -> Iterator[None]:
     """Hold the file `lock`; while another process holds it, say that `work` is in other hands, and wait.
 
-    The system frees the lock when its owner ends, however it ends.
+    The system frees the lock when its owner ends, however it ends. An OSError says so where the file system has none:
+    what would stand in its place, a marker file, outlives a killed owner, and two processes can take it.
     """
     with writing(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(lock)
+        held = lock.open("ab")
+    with held:
         try:
-            held.acquire(timeout=0)
-        except Timeout:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             print(f"another process is busy with {work}: waiting until it is done", file=sys.stderr, flush=True)
-            held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            told = f"{_shown(lock)} cannot be locked: this file system has no locks (flock); set PNEUMO_NB_HOME to a"
+            raise OSError(f"{told} folder on a local disk, or mount it with locks") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(held, fcntl.LOCK_UN)  # closing is not enough where a forked child has the file open too
 
 
 def clear(folder: Path) -> None:
     """Remove what killed processes left beside the files of a folder; nobody else may be writing there."""
     for left in folder.glob(".*.part*"):
-        left.unlink()
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -127,15 +141,25 @@ def writing(path: Path) -> Iterator[None]:
         beside = error.filename and Path(os.fsdecode(error.filename)).parent in path.parents
         if not (error.errno in FULL or (error.errno in FORBIDDEN and beside)):
             raise
-        shown = path.relative_to(root()) if path.is_relative_to(root()) else path.name
-        named = type(error)(f"{shown} cannot be written: {os.strerror(error.errno)}")
+        named = type(error)(f"{_shown(path)} cannot be written: {os.strerror(error.errno)}")
         named.errno = error.errno
         raise named from None
 
 
+def _shown(path: Path) -> str:
+    return str(path.relative_to(root()) if path.is_relative_to(root()) else path.name)
+
+
 def put(beside: Path, path: Path) -> None:
-    """Give a finished file or folder the name `path`; what bore that name before is replaced."""
-    _put_on_disk(beside)
+    """Give a finished file or folder the name `path`; what bore that name before is replaced.
+
+    It is flushed first, so that the new name cannot outlive its contents.
+    """
+    if beside.is_dir():
+        os.sync()  # at once: one by one, the files of a large dataset take minutes
+    else:
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
     if path.is_dir():
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
         path.rename(old)
@@ -143,12 +167,3 @@ def put(beside: Path, path: Path) -> None:
         shutil.rmtree(old)
     else:
         beside.replace(path)
-
-
-def _put_on_disk(path: Path) -> None:
-    """Flush a file, or a folder, so that the rename that follows cannot outlive its contents."""
-    if path.is_dir():
-        os.sync()  # at once: one by one, the files of a large dataset take minutes
-        return
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())

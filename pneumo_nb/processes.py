@@ -57,9 +57,9 @@ def cores() -> int:
 def keep_memory(wanted: bool) -> None:
     """Let this process keep the memory that it frees, or give all but small blocks back at once.
 
-    Work of one kind asks for the same blocks again, and to get them zeroed by the system takes about as long as to
-    compute what goes into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of
-    itself glibc keeps blocks of up to 32 MiB; other C libraries are left as they are.
+    Work of one kind asks for the same blocks again, and to get them zeroed takes about as long as to compute what goes
+    into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself glibc keeps
+    blocks of up to 32 MiB; other C libraries are left as they are.
     """
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell:

@@ -2,17 +2,26 @@
 
 import ast
 import json
+import logging
+import os
+import re
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+import psutil
 import yaml
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
@@ -20,6 +29,9 @@ from traitlets.config import Config
 
 from pneumo_nb import pages, paths, settings
 from pneumo_nb.train import machine, runs, sweep
+
+STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
+ROOM = 6 * 2**30  # bytes of free memory with which two notebooks run at once
 
 
 class Failed(RuntimeError):
@@ -31,41 +43,49 @@ def notebooks(only: Sequence[str] = ()) -> list[Path]:
     found = {path.name[:2]: path for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))}
     wrong = [number for number in only if number not in found]
     if wrong:
-        raise ValueError(f"there is no notebook {', '.join(wrong)}; there is {', '.join(found)}")
+        moved = " (the report, once 08, is 12)" if "08" in wrong else ""
+        raise ValueError(f"there is no notebook {', '.join(wrong)}{moved}; there is {', '.join(found)}")
     return [path for number, path in found.items() if not only or number in only]
 
 
 def parameters(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a YAML file, overruled by those given one by one; a ValueError says what is wrong with the file."""
+    """Parameters of a YAML file, overruled by those given one by one; a ValueError says what is wrong with the file.
+
+    What is no list stays the text that it is in the file: 0777 may be the name of a dataset.
+    """
     if file is None:
         return dict(given)
     if not file.is_file():
         raise ValueError(f"there is no parameter file {file}")
     try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content, texts = (yaml.load(file.read_text(), loader) for loader in (yaml.SafeLoader, yaml.BaseLoader))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         raise ValueError(f"{file} is not YAML: one NAME: value a line is right") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no parameters: one NAME: value a line is right")
-    return content | given
+    read = zip(map(str, content), content.values(), texts.values(), strict=True)
+    return {name: value if isinstance(value, list | dict) else text for name, value, text in read} | given
 
 
 def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """For each notebook those of `values` that it knows.
+    """For each notebook those of `values` that it knows: what it declares, and all settings of the stages it is about.
 
-    A ValueError names a parameter that no notebook of the series has, or a value that is not valid, before anything
-    runs. One that only notebooks left out know is let pass, so that a parameter file serves for any choice of them.
+    A ValueError names a parameter that is neither a setting nor of any notebook, or a value that is not valid, before
+    anything runs. One that only notebooks left out know is let pass: a parameter file serves for any choice of them.
     """
-    known = {path: papermill.inspect_notebook(str(path)) for path in notebooks()}
-    everywhere = {name: entry["default"] for path in known for name, entry in known[path].items()}
-    wrong = [name for name in values if name not in everywhere]
-    if wrong:
-        raise ValueError(
-            f"there is no parameter {', '.join(wrong)}; the parameters are {', '.join(sorted(everywhere))}"
-        )
-    values = {name: _typed(name, value, everywhere[name]) for name, value in values.items()}
-    for model in (settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings):
-        model.from_parameters(values)
+    declared = {path: papermill.inspect_notebook(_plain(path)) for path in notebooks()}
+    defaults = {name: entry["default"] for entries in declared.values() for name, entry in entries.items()}
+    if small := [name for name in values if not name.isupper()]:
+        raise ValueError(f"there is no parameter {small[0]}: they are in capitals, such as {small[0].upper()}")
+    settings.refuse_unknown(values, defaults)
+    fields = [{name.upper() for name in stage.model_fields} for stage in STAGES]
+    values = {
+        name: value if any(name in names for names in fields) else _typed(name, value, defaults.get(name, "''"))
+        for name, value in values.items()
+    }
+    for stage, names in zip(STAGES, fields, strict=True):
+        found = stage.from_parameters(values)
+        values |= {name: getattr(found, name.lower()) for name in values.keys() & names}
     if "SEEDS" in values:
         settings.seeds(values["SEEDS"])
     if values.get("SCHEDULER"):
@@ -75,10 +95,22 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     device = runs.device(values.get("DEVICE", "auto"), elsewhere=bool(values.get("SCHEDULER")))
     if not values.get("SCHEDULER"):
         machine.refuse_incapable(settings.TrainSettings.from_parameters(values), device)
-    dataset = str(values.get("DATASET", "phantom"))
-    if not settings.is_phantom(dataset):
-        _refuse_unfit(dataset)
+    if not settings.is_phantom(_dataset(values)):
+        _refuse_unlabelled(_dataset(values))
+    known = {path: set(declared[path]) for path in chosen}
+    for number, names in enumerate(fields):
+        for path in chosen:  # a stage needs what the stages before it make
+            known[path] |= set().union(*fields[: number + 1]) if names & declared[path].keys() else set()
     return {path: {name: values[name] for name in values if name in known[path]} for path in chosen}
+
+
+def _dataset(values: dict[str, Any]) -> str:
+    return str(values.get("DATASET", "phantom"))
+
+
+def _plain(path: Path) -> str:
+    """A path in which papermill finds no braces to fill in."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _typed(name: str, value: Any, default: str) -> Any:
@@ -91,7 +123,7 @@ def _typed(name: str, value: Any, default: str) -> Any:
         raise ValueError(f"{name} = {value!r} cannot be read: a value such as {default} is right") from None
 
 
-def _refuse_unfit(dataset: str) -> None:
+def _refuse_unlabelled(dataset: str) -> None:
     parts = json.loads((paths.finished(dataset) / "dataset.json").read_text())["counts"]["parts"]
     for part in ("train", "test"):
         if set(parts.get(part, {})) != {"0", "1"}:
@@ -101,35 +133,36 @@ def _refuse_unfit(dataset: str) -> None:
             )
 
 
-def reproduce(values: dict[str, Any], only: Sequence[str] = (), jobs: int | str = 1) -> Path:
+def reproduce(
+    values: dict[str, Any], only: Sequence[str] = (), jobs: int | str = 1, reference: str = "", command: str = ""
+) -> Path:
     """Execute the notebooks with these parameters and write the report; returns its first page.
 
-    With `jobs` above 1, so many processes of this machine train runs at once.
+    With `jobs` above 1, so many processes of this machine train runs at once. With the name of a `reference`, the runs
+    on the dataset are kept there too, with the `command` that makes them again.
 
     What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
     their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
     process makes a report here, this one says so and waits.
     """
-    chosen = notebooks(only)
-    jobs = settings.jobs(jobs)
+    chosen, jobs = notebooks(only), settings.jobs(jobs)
     if jobs > 1 and values.get("SCHEDULER"):
         raise ValueError("--jobs is for this machine and --scheduler for a cluster: choose one of them")
-    check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
-    folder = paths.executed() / str(values.get("DATASET", "phantom"))
-    entries, failures = [], []
+    if reference and not re.fullmatch("[a-z0-9][a-z0-9-]*", reference):
+        raise ValueError(f"--reference {reference}: small letters, digits and hyphens are right")
+    assigned = check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
+    folder = paths.executed() / _dataset(values)
     with paths.alone(paths.report().with_name(".report.lock"), "the report"), _where(jobs, values) as scheduler:
         for left in (folder, paths.report()):
             paths.clear(left)
-        assigned = check(chosen, values | scheduler)
-        for path in tqdm(chosen, desc="notebooks", unit="notebook"):
-            start = time.perf_counter()
-            failure = _execute(path, folder / path.name, assigned[path])
-            state = failure or f"done in {time.perf_counter() - start:.0f} s"
-            failures += [failure] if failure else []
-            entries.append({"file": path.with_suffix(".html").name, "title": pages.title(path), "state": state})
-        first = _report(folder, entries, values)
-    if failures:
-        raise Failed("; ".join(failures))
+        for given in assigned.values():
+            given |= {name: value for name, value in scheduler.items() if name in given}
+        failures = _execute_all(assigned, folder)
+        first = pages.report(folder, [path.name for path in notebooks()])
+        if failures:
+            raise Failed("; ".join(failures))
+        if reference:
+            _keep(reference, _dataset(values), command)
     return first
 
 
@@ -139,56 +172,129 @@ def _where(jobs: int, values: dict[str, Any]) -> Iterator[dict[str, str]]:
     if jobs == 1:
         yield {}
         return
-    with sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
+    with sweep.as_shipped(), sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) as address:
         yield {"SCHEDULER": address}
 
 
-def _execute(source: Path, target: Path, values: dict[str, Any]) -> str:
+def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> list[str]:
+    """Run the notebooks, and tell how each failed that did: one after another, since a training wants all cores.
+
+    Where all were executed before as they are asked for now, nothing has to be trained, and two run at once, the
+    longest first; but 00 and 01 still before the others, which need the dataset, and the report after them.
+    """
+    before = {path: _signature(folder / path.name) for path in assigned}
+    again = all(before[path].get("of") == _asked(path, values) for path, values in assigned.items())
+    at_once = 2 if again and psutil.virtual_memory().available > ROOM else 1
+    last = notebooks()[-1]
+    groups: list[list[Path]] = [[], [], []]
+    for path in assigned:
+        groups[0 if path.name < "02" else 2 if path == last else 1].append(path)
+    if at_once > 1:
+        groups[1].sort(key=lambda path: -before[path]["seconds"])
+    failures, stopping, lanes = {}, threading.Event(), ThreadPoolExecutor(at_once)
+    with _private(at_once) as start, tqdm(desc="notebooks", unit="notebook", total=len(assigned)) as bar:
+        try:
+            for group in groups:
+                begun = {lanes.submit(_execute, path, folder, assigned[path], start, stopping): path for path in group}
+                for done in as_completed(begun):
+                    failures[begun[done]] = done.result()
+                    bar.update()
+        except BaseException:
+            stopping.set()
+            lanes.shutdown(wait=False, cancel_futures=True)
+            paths.clear(folder)
+            raise
+    return [failures[path] for path in assigned if failures[path]]
+
+
+def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable, stopping: threading.Event) -> str:
     """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
 
     What the notebook writes to stderr, as when it waits for another process, is shown at once.
     """
-    failure = ""
-    with paths.whole(target) as beside, _private_kernel() as config:
-        options = {"progress_bar": False, "config": config, "stderr_file": sys.stderr}
+    failure, began = "", time.perf_counter()
+    with paths.whole(folder / source.name) as beside:
+        options = {"progress_bar": False, "stderr_file": sys.stderr} | start(source.name[:2])
         try:
-            papermill.execute_notebook(str(source), str(beside), values, **options)
+            papermill.execute_notebook(_plain(source), _plain(beside), values, **options)
         except PapermillExecutionError as error:
             said = next(iter(error.evalue.splitlines()), "")
             failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {said}"
-        except DeadKernelError:
-            failure = f"{source.name} failed: its process was killed, as systems do when memory runs out"
-        _forget_address(beside)
+        except OSError:  # such as a full disk: the others would meet it too
+            raise
+        except Exception as error:
+            if stopping.wait(1):  # a signal has killed the kernel: nothing bears the notebook's name
+                raise
+            dead = "its process was killed, as systems do when memory runs out"
+            said = dead if isinstance(error, DeadKernelError) else " ".join(str(error).split())
+            failure = f"{source.name} failed: {said}"
+        notebook = nbformat.read(beside if beside.is_file() else source, as_version=4)
+        _sign(notebook, {"of": "" if failure else _asked(source, values), "failure": failure}, began)
+        nbformat.write(notebook, beside)
     return failure
 
 
-@contextmanager
-def _private_kernel() -> Iterator[Config]:
-    """A kernel is reached by socket files that only this user can open, not by TCP ports that the whole machine can."""
-    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-
-
-def _forget_address(executed: Path) -> None:
-    """Leave out of an executed notebook on which machine its runs were trained: it may be shown to others."""
-    notebook = nbformat.read(executed, as_version=4)
-    notebook.metadata.papermill.parameters.pop("SCHEDULER", None)
+def _sign(notebook: nbformat.NotebookNode, about: dict[str, str], began: float) -> None:
+    """Say in an executed notebook when it was made and of what, but not where: it may be shown to others."""
+    made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - began, 1)}
+    notebook.metadata["pneumo_nb"] = about | made
+    papermills = notebook.metadata.get("papermill", {})
+    papermills.get("parameters", {}).pop("SCHEDULER", None)
+    for name in ("input_path", "output_path"):
+        papermills.pop(name, None)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("SCHEDULER = "))
-    nbformat.write(notebook, executed)
 
 
-def _report(folder: Path, entries: list[dict[str, str]], values: dict[str, Any]) -> Path:
-    """Write a page for each executed notebook and the first page; tables.csv is written by the last notebook."""
-    links = [("contents", "index.html")] + [(entry["title"].split(" ")[0], entry["file"]) for entry in entries]
-    for entry in entries:
-        notebook = (folder / entry["file"]).with_suffix(".ipynb")
-        with paths.whole(paths.report() / entry["file"]) as file:
-            file.write_text(pages.page(notebook, links), encoding="utf-8")
-    facts = {"Dataset": str(values.get("DATASET", "phantom"))} | {
-        name: str(value) for name, value in values.items() if name not in ("DATASET", "SCHEDULER")
-    }
-    with paths.whole(paths.report() / "index.html") as file:
-        file.write_text(pages.index(entries, facts), encoding="utf-8")
-    return paths.report() / "index.html"
+def _signature(executed: Path) -> dict[str, Any]:
+    return json.loads(executed.read_text())["metadata"].get("pneumo_nb", {}) if executed.is_file() else {}
+
+
+def _asked(source: Path, values: dict[str, Any]) -> str:
+    """Tells whether a notebook and its parameters are as they were."""
+    return settings.digest([source.read_text(), sorted((n, str(v)) for n, v in values.items() if n != "SCHEDULER")])
+
+
+@contextmanager
+def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """How kernels are started: with this Python, whatever else is called python3, and in private.
+
+    They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
+    can; but where its path would be too long for a socket, by ports, with a key. What they write for themselves goes
+    into that folder: a home may not be there, or be full of somebody's settings.
+    """
+    short = len(os.fsencode(tempfile.gettempdir())) <= paths.SOCKETS
+    with tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder:
+        surroundings = {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
+        if not os.access(os.environ.get("HOME", ""), os.W_OK):
+            surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)
+        if at_once > 1:
+            surroundings["GOMP_SPINCOUNT"] = "2000"  # threads that wait leave the cores to the other notebook
+        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        launch += ["--InteractiveShellApp.ignore_cwd=True"]  # as for the command itself: see __main__
+        spec = KernelSpec(argv=launch, env=surroundings, display_name="Python 3", language="python")
+        kernel = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
+
+        def start(number: str) -> dict[str, Any]:
+            sockets = {"transport": "ipc", "ip": f"{folder}/{number}"} if short else {}
+            config = Config({"KernelManager": {"connection_file": f"{folder}/{number}.json"} | sockets})
+            return {"kernel_manager_class": kernel, "config": config}
+
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of settings that no cell declares
+        yield start
+
+
+def _keep(name: str, dataset: str, command: str) -> None:
+    """Add the dataset's runs to the reference `name`, with the tables of all its runs and the commands behind them."""
+    from pneumo_nb.results import tables
+    from pneumo_nb.train import reference
+
+    mine = json.loads((paths.finished(dataset) / "dataset.json").read_text())["hash"]
+    hashes = sorted({mine} | {record["dataset"]["hash"] for of, record in reference.records().values() if of == name})
+    readme = reference.folder(name) / "README.md"
+    told = readme.read_text().splitlines() if readme.is_file() else []
+    commands = dict.fromkeys([line for line in told if line.startswith("    python")] + [f"    {command}"])
+    text = f"# {name}\nMeasured once and kept, without weights. Made, and made again, in the project's folder by\n"
+    text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
+    reference.write(name, runs.finished(mine), text, tables=tables.on(*hashes), claims=tables.claims(*hashes))

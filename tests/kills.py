@@ -160,7 +160,7 @@ def read(path: Path) -> object:
     elif path.suffix == ".html":
         text = path.read_text()
         assert text.endswith("</html>\n"), "cut"
-        return re.sub("done in [0-9]+ s", "", text)
+        return re.sub("done in [0-9]+ s|[0-9-]{10} [0-9:]{5}|<!-- [0-9a-f]{64} -->", "", text)
     return path.read_bytes()
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -20,6 +21,32 @@ def test_without_the_variable_the_root_is_the_checkout(monkeypatch):
     monkeypatch.delenv("PNEUMO_NB_HOME", raising=False)
     assert (paths.root() / "pyproject.toml").is_file()
     assert paths.notebooks() == paths.root() / "notebooks"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("~/x", "{}/x"), ("rel", "'rel': an absolute"), ("~nobody-here/x", "an absolute"), ("/tmp/\udcff", "UTF-8")],
+)
+def test_the_variable_means_one_place_or_is_refused(tmp_path, monkeypatch, given, found):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PNEUMO_NB_HOME", given)
+    if found.startswith("{}"):
+        assert str(paths.root()) == found.format(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=found):
+            paths.root()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_nobody_holds_one(home, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, "simulated")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):  # nor does what the first leaves stand in the way of the second
+        told = pytest.raises(OSError, match=r"^outputs/.x.lock cannot be locked: .*no locks.*PNEUMO_NB_HOME")
+        with told, paths.alone(home / "outputs" / ".x.lock", "the work"):
+            raise AssertionError("held without a lock")
 
 
 def test_a_file_takes_its_name_only_when_whole(tmp_path):

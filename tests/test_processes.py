@@ -94,7 +94,15 @@ def children() -> set[int]:
     return {int(pid) for pid, parent, _ in rows if parent in servers}
 
 
-def test_no_tasks_no_spread():
+def test_few_tasks_are_ever_waiting():
+    asked, done = [], 0
+    for _ in spread(act, (asked.append(letter) or letter for letter in "abcdefghijkl"), workers=2):
+        done += 1
+        assert len(asked) <= done + 3
+    assert done == 12
+
+
+def test_no_tasks_no_results():
     assert list(spread(act, [], workers=2)) == []
 
 

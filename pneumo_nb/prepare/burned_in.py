@@ -28,14 +28,15 @@ def find(picture: np.ndarray) -> list[Box]:
     `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized. One that is
     nearly flat is looked at as it is and with its greys spread: text is as bright as the radiograph, not as the scale.
     """
-    counts = images.histogram(picture)
-    plain = np.linspace(0, 1, len(counts))
-    grey, flat = images.spread(plain, counts)
+    counts = images.histogram(images.few_rows(picture))
+    grey, flat = images.spread(np.linspace(0, 1, len(counts)), counts)
+    shades = [picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)]
+    shades += [images.look_up(images.levels(grey, 8), picture)] if flat else []
     height, width = picture.shape
     boxes, limits = [], np.array([width, height, width, height])
-    for shades in (plain, grey) if flat else (plain,):
+    for shade in shades:
         scale = max(1, round(max(height, width) / LONGEST_SIDE))
-        shown = _shrunk(images.look_up(images.levels(shades, 8), picture), scale)
+        shown = _shrunk(shade, scale)
         for levels in (LEVELS, LEVELS[1:], LEVELS[1:]):
             if min(shown.shape) < 2 * HEIGHTS[0]:
                 break

@@ -2,16 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from pneumo_nb import paths, processes
+from pneumo_nb import paths
 from pneumo_nb.prepare import burned_in, dicom, images, pseudonyms
 from pneumo_nb.prepare.dicom import Rejected
 from pneumo_nb.prepare.manifest import PLACEHOLDER, UNKNOWN
@@ -19,12 +17,6 @@ from pneumo_nb.prepare.sources import DISEASE, Row
 from pneumo_nb.prepared import COVERED
 from pneumo_nb.settings import PrepareSettings
 
-INTERPOLATION = {
-    "area": cv2.INTER_AREA,
-    "linear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "nearest": cv2.INTER_NEAREST,
-}
 # What is written in place of a patient's name or number: by anonymisers, exports and people.
 NOBODY = re.compile(
     "(an[oö]n[a-zé]*|unknown|unk|unbekannt|none|null|nan|n ?a|nil|no ?(name|id)|test|patient( ?(id|name))?|x+"
@@ -91,7 +83,7 @@ def _downsize(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
     if factor == 1:
         return image
     size = [max(1, (side + factor // 2) // factor) for side in image.shape[::-1]]
-    return cv2.resize(image, size, interpolation=INTERPOLATION[settings.interpolation])
+    return cv2.resize(image, size, interpolation=getattr(cv2, f"INTER_{settings.interpolation.upper()}"))
 
 
 def convert(job: Job, task: Task) -> dict[str, Any]:
@@ -192,16 +184,3 @@ def keep_example(job: Job, task: Task) -> bool:
         return False
     (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
     return True
-
-
-def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Each task with what `convert` returns for it, as they end; one that ends its process is rejected too."""
-    for task, outcome in processes.spread(partial(convert, job), tasks, workers, imports=LOADED):
-        yield task, {"reason": outcome.reason} if isinstance(outcome, processes.Lost) else outcome
-
-
-def keep_examples(job: Job, tasks: Iterable[Task]) -> None:
-    """`keep_example` for each task; ValueError if a source file can no longer be read."""
-    for _, kept in processes.spread(partial(keep_example, job), tasks, 1, imports=LOADED):
-        if kept is not True:
-            raise ValueError("a source file has changed while it was prepared: run the same command again")

@@ -1,8 +1,7 @@
 """One DICOM file -> a grey radiograph and a few harmless facts, or one line saying why not.
 
-Nothing leaves this file but pixels, numbers, and words from closed lists (and, for making pseudonyms, `identifiers`):
-what is not named here is not copied, so a header, however odd, has no way out. Errors and warnings of the libraries
-below may quote a header; they end here too.
+Nothing leaves this file but pixels, numbers, and words from closed lists (and `identifiers`, for making pseudonyms).
+Errors and warnings of the libraries below may quote a header; they end here too.
 """
 
 import logging
@@ -45,11 +44,12 @@ OTHER_MODALITIES = _words(
 )
 SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1}  # and those whose three channels may turn out to be equal
 SAMPLES |= dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
-OTHER_PHOTOMETRICS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
+OTHER_COLOURS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
 OTHER_VIEWS = _words("L LL RL LATERAL LAT LLD RLD LLO RLO LAO RAO LPO RPO")
-NOT_FRONTAL = _words("LATERAL LAT OBLIQUE DECUBITUS AXIAL SAGITTAL")
+NOT_FRONTAL = OTHER_VIEWS - {"L"} | _words("OBLIQUE DECUBITUS AXIAL SAGITTAL")
 CHEST = _words("CHEST THORAX")
-CODED_CHEST = CHEST | _words("THORACIC LUNG LUNGS")
+CODED_CHEST = CHEST | _words("THORACIC LUNG LUNGS")  # by a code of the standard, with none but these:
+BESIDE_CHEST = _words("INTRA APEX OF")
 OTHER_BODY_PARTS = _words(
     "ABDOMEN ANKLE ARM BREAST CALCANEUS CERVICAL CLAVICLE COCCYX CSPINE DENTAL ELBOW EXTREMITY FEMUR FINGER FOOT "
     "FOREARM HAND HEAD HIP HUMERUS JAW KNEE KUB LEG LSPINE MANDIBLE MAXILLA NECK PATELLA PELVIS RIB RIBCAGE RIBS "
@@ -105,10 +105,6 @@ class _Header:
             raise Rejected(f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
         return otherwise if number is None else int(number)
 
-    def item(self, keyword: str) -> Any:
-        """The first item of a sequence, or None."""
-        return next(iter(self.value(keyword) or ()), None)
-
     def naming(self, closed: set[str], descriptions: Sequence[str]) -> str:
         """'<element> names <word>' for the first of the descriptions with a word of a closed list, or ''."""
         for keyword in descriptions:
@@ -147,8 +143,11 @@ def read(
         stored = _stored_patterns(header, facts["bits"])
     with _guarded("its grey values cannot be rendered"):
         half = 2 ** (facts["bits"] - 1) if header.whole("PixelRepresentation") else 0  # negative ones come first
-        counts = np.roll(images.histogram(stored).reshape(-1, 2 ** facts["bits"]).sum(0), half)
-        grey, facts["rendering"], facts["grey_range"] = images.rendered(header, counts, -half, voi)
+        for some in (images.few_rows(stored), stored):  # a few tell that most radiographs are rightly declared
+            counts = np.roll(images.histogram(some).reshape(-1, 2 ** facts["bits"]).sum(0), half)
+            grey, facts["rendering"], facts["grey_range"] = images.rendered(header, counts, -half, voi)
+            if facts["grey_range"] == "declared":
+                break
         shape = header.text("PresentationLUTShape") if polarity == "shape" else ""
         inverse = shape == "INVERSE" if shape else facts["photometric"] == "MONOCHROME1"
         picture = images.look_up(np.roll(images.levels(grey, bits, inverse), -half), stored)
@@ -192,8 +191,7 @@ def _refuse_kind(header: _Header) -> None:
     if frames != 1:
         raise Rejected(f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
     if photometric not in SAMPLES:
-        shown = _shown(photometric, OTHER_PHOTOMETRICS)
-        raise Rejected(f"PhotometricInterpretation is {shown}, not MONOCHROME1 or 2")
+        raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_COLOURS)}, not MONOCHROME1 or 2")
     if samples != SAMPLES[photometric]:
         raise Rejected(f"SamplesPerPixel is {samples} and PhotometricInterpretation is {photometric}")
     header.elements.NumberOfFrames, header.elements.SamplesPerPixel = 1, samples  # as pydicom asks for
@@ -205,7 +203,7 @@ def _refuse_kind(header: _Header) -> None:
     if allocated not in (8, 16) or not 2 <= stored <= allocated:
         raise Rejected(f"BitsStored {stored} of BitsAllocated {allocated}: 2 to 16 of 8 or 16 are read")
     header.whole("PixelRepresentation")
-    images.refuse_size(header.whole("Columns"), header.whole("Rows"))
+    images.refuse_size(header.whole("Columns"), header.whole("Rows"), "Columns x Rows")
 
 
 def _facts(header: _Header) -> dict:
@@ -235,7 +233,7 @@ def _body_part(header: _Header) -> tuple[str, str]:
     part, others = header.text("BodyPartExamined"), words & OTHER_BODY_PARTS
     if part and part not in CHEST:
         raise Rejected(f"BodyPartExamined is {_shown(part, OTHER_BODY_PARTS)}, not CHEST or THORAX")
-    if others or (meaning and not words & CODED_CHEST):
+    if others or (meaning and not words <= CODED_CHEST | BESIDE_CHEST):
         raise Rejected(f"AnatomicRegionSequence is {meaning or min(others)}, not the chest")
     unnamed = not part and not words & CODED_CHEST and not header.naming(CHEST, DESCRIPTIONS)
     if unnamed and (other := header.naming(OTHER_BODY_PARTS, DESCRIPTIONS)):
@@ -268,11 +266,13 @@ def _view(header: _Header) -> tuple[str, str]:
 
 def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str], set[str]]:
     """What a coded element means by the standard ('' for other codes), its words, and those of its modifiers."""
-    item = header.item(keyword)
-    if item is None:
+    with suppress(Exception):
+        for item in header.value(keyword) or ():
+            inner = item.get(modifiers) or header.value(modifiers) or ()
+            return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
         return "", set(), set()
-    inner = item.get(modifiers) or header.value(modifiers) or ()
-    return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
+    header.faulty.add(keyword)
+    return "", set(), set()
 
 
 def _meaning(item: Any) -> tuple[str, set[str]]:
@@ -346,7 +346,7 @@ def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
     pixels = pixel_array(header.elements, correct_unused_bits=False)
     if pixels.shape[:2] != (header.whole("Rows"), header.whole("Columns")):
         raise Rejected("PixelData does not have the size that Rows and Columns say")
-    pixels = images.one_channel(pixels)
+    pixels = images.one_channel(pixels, "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
     unused_below = header.whole("HighBit", bits - 1) + 1 - bits
     encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated

@@ -12,12 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pneumo_nb import paths, processes
 from pneumo_nb.phantom import files as phantom_files
-from pneumo_nb.prepare import manifest, pseudonyms, sources
-from pneumo_nb.prepare.convert import Job, Task, convert_all, keep_examples
+from pneumo_nb.prepare import convert, manifest, pseudonyms, sources
+from pneumo_nb.prepare.convert import Job, Task
 from pneumo_nb.prepare.manifest import Journal
 from pneumo_nb.prepare.splits import split
 from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom
@@ -191,16 +192,14 @@ def _convert(
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
     from tqdm.auto import tqdm
 
-    ids = [pseudonyms.image_id(job.key, os.fsencode(file)) for file in files]
-    if len(set(ids)) < len(ids):  # about 1 chance in 600,000 at 30,000 files
-        raise ValueError("two files have one pseudonym: rename one of them")
     for entry in journal:
         if "reason" not in entry and not _is_whole(job.folder / entry["file"], entry["sha256"]):
             journal.forget(entry["position"])
     bar = tqdm(total=len(files), initial=len(journal), desc="prepare", unit=" files", disable=not progress)
 
     def tasks() -> Iterator[Task]:
-        for position, (file, image_id) in enumerate(zip(files, ids, strict=True), start=1):
+        for position, file in enumerate(files, start=1):
+            image_id = pseudonyms.image_id(job.key, os.fsencode(file))
             if position in journal:
                 continue
             if rows is None or file in rows:
@@ -211,10 +210,9 @@ def _convert(
 
     with bar:
         workers = workers or (processes.cores() if len(files) >= FEW else 1)
-        for task, outcome in convert_all(job, tasks(), workers):
-            if "reason" in outcome:
-                outcome["file"] = task.image_id
-            journal.add({"position": task.position} | outcome)
+        for task, told in processes.spread(partial(convert.convert, job), tasks(), workers, imports=convert.LOADED):
+            told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
+            journal.add({"position": task.position, "file": task.image_id} | told)
             bar.update()
 
 
@@ -224,29 +222,24 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
-    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep the crops of suspected text."""
+    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep no crops but those of suspected text."""
     columns, told = manifest.outcome(journal, files, rows, job.settings)
     told = {"format": manifest.FORMAT, "name": name} | told
     told |= {"examples": _keep_examples(job, files, columns), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, columns, told)
-    _keep_suspects(job, {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")})
+    suspects = {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")}
+    for crop in job.suspects.glob("*.png"):
+        if crop.stem not in suspects:  # an earlier preparing left it
+            crop.unlink()
+    if not suspects:
+        job.suspects.rmdir()
 
 
 def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list[str]:
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
-    tasks = []
-    for label in sorted(set(columns["label"]), reverse=True):
-        first = columns["label"].index(label)
-        file = files[columns["position"][first] - 1]
-        tasks.append(Task(file, columns["image_id"][first], sources.Row()))
-    keep_examples(job, tasks)
+    first = [columns["label"].index(label) for label in sorted(set(columns["label"]), reverse=True)]
+    tasks = [Task(files[columns["position"][n] - 1], columns["image_id"][n], sources.Row()) for n in first]
+    for _, kept in processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED):
+        if kept is not True:
+            raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]
-
-
-def _keep_suspects(job: Job, wanted: set[str]) -> None:
-    """Remove crops that an earlier preparing left, and the folder if it is empty."""
-    for crop in job.suspects.glob("*.png"):
-        if crop.stem not in wanted:
-            crop.unlink()
-    if not wanted:
-        job.suspects.rmdir()

@@ -50,34 +50,30 @@ def load(path: Path) -> tuple[str, bytes]:
 
 
 def _kind(start: bytes) -> str:
-    for name, found in (("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
+    is_dicom = start[128:] == DICOM or HEADLESS.match(start)
+    for name, found in (("dicom", is_dicom), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
         if found:
             return name
-    if start[128:] == DICOM or HEADLESS.match(start):
-        return "dicom"
     raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
-def refuse_size(width: int, height: int) -> None:
+def refuse_size(width: int, height: int, what: str = "its size") -> None:
     """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
     if min(width, height) < SMALLEST_SIDE:
-        raise Rejected(f"{width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
+        raise Rejected(f"{what} is {width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
     if width * height > LARGEST_PICTURE:
-        raise Rejected(f"{width} x {height} pixels are more than {LARGEST_PICTURE:,}")
+        raise Rejected(f"{what} is {width} x {height} pixels, more than {LARGEST_PICTURE:,}")
 
 
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
     Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
-    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Of 16 bits that are
-    not used, none is shown (see used_range). Raises Rejected for a file that is cut short, in colour, transparent or of
-    a wrong size.
+    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Rejected for a file
+    that is cut short, in colour, transparent or of a wrong size.
     """
     refuse_size(*_size(content))
     picture = decode(content)
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise Rejected(f"its pixels are {picture.dtype}, not 8 or 16 bits")
     if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
         raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
     picture = one_channel(picture)
@@ -85,20 +81,20 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     if np.count_nonzero(counts) == 1:
         raise Rejected("all its pixels have one grey value")
     low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
-    grey, spread_out = spread((np.arange(len(counts)) - low) / (high - low), counts)
+    grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
     height, width = picture.shape
     facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
     facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
-    facts |= {"grey_range": "unknown" if spread_out else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    facts |= {"grey_range": "unknown" if flat else known, "faulty": "", "contradiction": "", "identifiers": {}}
     return look_up(levels(grey, bits), picture), facts
 
 
-def one_channel(picture: np.ndarray) -> np.ndarray:
+def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
     """(height, width) of a picture that has one channel, or several with equal colours; Rejected for any other."""
     if picture.ndim == 2:
         return picture
     if (picture[..., :1] != picture[..., 1:3]).any():
-        raise Rejected("it is a colour picture (its channels differ): save it in grey")
+        raise Rejected(f"{what} is a colour picture (its channels differ): save it in grey")
     return np.ascontiguousarray(picture[..., 0])
 
 
@@ -179,6 +175,11 @@ def histogram(picture: np.ndarray) -> np.ndarray:
     return cv2.calcHist([picture], [0], None, [values], [0, values]).ravel().astype(np.int64)
 
 
+def few_rows(picture: np.ndarray) -> np.ndarray:
+    """About a million pixels of a (height, width), as every n-th row."""
+    return picture[:: max(1, picture.size >> 20)]
+
+
 def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
     """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
 
@@ -194,11 +195,11 @@ def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
 
 
 def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Greys (values,) that leave no radiograph flat, and whether what they show would be so, or is.
+    """Greys (values,) that leave no radiograph flat, and whether the radiograph would be flat without, or is.
 
     `grey` rises or falls from 0 to 1 over the values; `counts` are the pixels of each. If the bulk of the pixels, 99 %
-    of them without the least and the greatest value (padding, borders, dead pixels), fills less than FEW of the scale,
-    it is spread over the scale, with half as much room on both sides; unless it is a window that leaves it flat.
+    of them without the least and the greatest value (padding, borders, dead pixels), fills no more than FEW of the
+    scale, it is spread over it, with half as much room on both sides; unless a window has cut it off.
     """
     used = np.flatnonzero(counts)
     inner = used[1:-1] if len(used) > 2 else used
@@ -263,10 +264,11 @@ def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, 
     Below the table its first entry holds, above it its last. None without a table, or with a faulty one.
     pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
     """
-    item = header.item(keyword)
-    if item is None:
+    items = header.value(keyword)
+    if not items:
         return None
     with suppress(Exception):
+        item = items[0]
         count, first, bits = (int(value) for value in item.LUTDescriptor)
         count = count % 65536 or 65536
         first -= 65536 if first > 32767 and x.min() < 0 else 0  # the sign is lost where the VR says unsigned

@@ -27,6 +27,7 @@ LISTED = {  # what a person should look at: a column of the manifest, and what `
 }
 REJECTS = ["file", "position", "reason"]
 UNKNOWN, PLACEHOLDER = "nothing: each image its own patient", "a placeholder, taken for one patient"
+NOT_KNOWN = UNKNOWN, PLACEHOLDER
 MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both on it may be no patient
 
 
@@ -186,7 +187,7 @@ def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settin
     try:
         return split(found, leak_groups(columns["patient_id"], columns["sha256"]), settings)
     except ValueError as refusal:
-        shared = [number for _, number in _sharers(columns)]
+        shared = list(_sharers(columns).values())
         raise ValueError(f"{_sharing(shared)}: {refusal}" if shared else str(refusal)) from None
 
 
@@ -194,21 +195,21 @@ def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> di
     parts: dict[str, dict[str, int]] = {}
     for (part, label), number in sorted(Counter(zip(columns["split"], columns["label"], strict=True)).items()):
         parts.setdefault(part, {})[label] = number
-    accepted, shared = len(columns["label"]), _sharers(columns)
-    known = {p for p, told in zip(columns["patient_id"], columns["patient_from"], strict=True) if told != UNKNOWN}
-    known -= {patient for patient, _ in shared}
-    in_test = known & {p for p, part in zip(columns["patient_id"], columns["split"], strict=True) if part == "test"}
+    accepted, patients, shared = len(columns["label"]), columns["patient_id"], _sharers(columns)
+    named = {who for who, told in zip(patients, columns["patient_from"], strict=True) if told not in NOT_KNOWN}
+    in_test = {who for who, part in zip(patients, columns["split"], strict=True) if part == "test"}
+    known = named - set(shared)
     return {
         "found": found,
         "accepted": accepted,
         "rejected": found - accepted,
         "reasons": reasons,
         "parts": parts,
-        "patients": len(set(columns["patient_id"])),
-        "test_patients": len(in_test),
-        "test_patients_in_training": overlap(columns, among=in_test),
-        "of_unknown_patients": columns["patient_from"].count(UNKNOWN),
-        "share_a_patient": [number for _, number in shared],
+        "patients": len(set(patients)),
+        "test_patients": len(in_test & known),
+        "test_patients_in_training": overlap(columns, among=known),
+        "of_unknown_patients": sum(who not in known and who not in shared for who in patients),
+        "share_a_patient": list(shared.values()),
         "duplicates": accepted - len(set(columns["sha256"])),
         "duplicates_with_two_labels": _ambiguous(columns["sha256"], columns["label"]),
         "uids_of_two_pictures": _ambiguous(columns["uid"], columns["sha256"]),
@@ -219,13 +220,13 @@ def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> di
     }
 
 
-def _sharers(columns: dict[str, list]) -> list[tuple[str, int]]:
-    """Patients who may be none, since very many images bear their name or it is a placeholder; with these numbers."""
+def _sharers(columns: dict[str, list]) -> dict[str, int]:
+    """Patients who may be none, since very many images bear their name or it is a placeholder, and how many do."""
     named = zip(columns["patient_id"], columns["patient_from"], strict=True)
     placeholders = {patient for patient, told in named if told == PLACEHOLDER}
     many = max(MANY, SHARE * len(columns["patient_id"]))
     images = Counter(columns["patient_id"]).most_common()
-    return [(who, n) for who, n in images if n >= many or (who in placeholders and n > 1)]
+    return {who: n for who, n in images if n >= many or (who in placeholders and n > 1)}
 
 
 def _ambiguous(names: Iterable[str], values: Iterable[str]) -> int:

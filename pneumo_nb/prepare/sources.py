@@ -248,21 +248,17 @@ def _label(classes: Iterable[str], layout: Layout) -> str:
     names = {_composed(name).lower() for name in classes} - {""}
     if not layout.positive:
         return next(iter(names & {"0", "1"}), "")
-    if names & set(layout.positive):
-        return "1"
-    return "0" if (names & set(layout.negative) if layout.negative else names) else ""
+    return "1" if names & set(layout.positive) else "0" if names & (set(layout.negative) or names) else ""
 
 
 def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], given_split: bool) -> dict[str, Row]:
     needed = {"file", "label"} | ({"split"} if given_split else set())
     if not table or not needed <= set(table[0]):
         raise ValueError(f"the labels CSV needs the columns {', '.join(sorted(needed))}, separated by commas, in row 1")
-    if len(table) == 1:
-        raise ValueError("the labels CSV has a header and no rows")
     names: dict[str, list[str]] = {}
     for file in files:
         names.setdefault(_composed(file), []).append(file)
-    rows, first_seen, repeated, faults, hints = {}, {}, {}, [], []
+    rows, first_seen, repeated, faults, missing = {}, {}, {}, [], ""
     for number, cells in enumerate(table[1:], start=2):
         if not any(cells):
             continue
@@ -275,8 +271,9 @@ def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], gi
             rows[file], first_seen[file] = row, number
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
-            if str(fault) == NOT_THERE and not hints:
-                hints = _hint(cells[table[0].index("file")], files)
+            if str(fault) == NOT_THERE:
+                missing = missing or cells[table[0].index("file")]
+    hints = _hint(missing, files) if missing else []
     if repeated:
         ones = sum("1" in repeated.get(file, row.label) for file, row in rows.items())
         hints += [

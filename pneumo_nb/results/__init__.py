@@ -3,6 +3,7 @@
 In: runs (`train.runs`) and the dataset that they were trained on. Out: DataFrames, matplotlib figures, widgets; nothing
 is written here.
 
-For others: `claims` and `comparisons` (columns against each other), `figures`, `interpret` (maps of a network),
-`localisation` (maps against masks), `overlays` and `sliders` (pictures of them, and controls).
+For others: `tables` (runs beside the paper and against each other, the claims, the reference), `comparisons` (intervals
+and p-values), `figures`, `interpret` (maps of a network), `localisation` (maps against masks), `overlays` and `sliders`
+(pictures of them, and controls, with a kernel and without).
 """

@@ -26,7 +26,7 @@ def ours():
     return style.context("default")
 
 
-class _Ours(Figure):
+class FigureByDefaults(Figure):
     """A figure that is drawn, too, under `ours`: fonts and layout are decided as late as that."""
 
     @ours()
@@ -45,7 +45,7 @@ class _Ours(Figure):
 @ours()
 def panels(rows: int, columns: int, size: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
     """A figure of that size in inches and its (rows, columns) axes; unknown to pyplot, so a notebook shows it once."""
-    figure = _Ours(figsize=size, layout="constrained")
+    figure = FigureByDefaults(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 

@@ -99,9 +99,8 @@ def deletion_and_insertion(
     """
     side = x.shape[-1]
     if importance.shape != tuple(x.shape[-2:]):
-        raise ValueError(
-            f"the map is {_by(importance.shape)}, the radiograph {_by(x.shape[-2:])}: enlarge the map first"
-        )
+        shown = tuple(x.shape[-2:])
+        raise ValueError(f"the map is {importance.shape}, the radiograph {shown}: enlarge the map first")
     sigma = BLUR * side
     blurred = gaussian_blur(x, [2 * int(2 * sigma) + 1] * 2, [sigma] * 2)
     rank = np.empty(importance.size)
@@ -126,7 +125,3 @@ def _module(net: nn.Module, name: str) -> nn.Module:
     while isinstance(part, nn.Sequential):
         part = part[-1]
     return part
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

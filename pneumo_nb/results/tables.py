@@ -280,8 +280,7 @@ def verdict(difference: float, holm_p: float, seeds: int) -> str:
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
     """`claims` to be read: p and holm_p as text, such as `< 0.00025` where no draw lay on the other side of zero."""
-    least = found["p"] * (DRAWS + 1) < 2
-    signs = least.map({True: "< ", False: ""})
+    signs = np.where(found["p"] * (DRAWS + 1) < 2, "< ", "")
     return found.assign(**{name: signs + found[name].map("{:.2g}".format) for name in ("p", "holm_p")})
 
 

@@ -12,12 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pneumo_nb import paths
+from pneumo_nb import paths, prepared
 from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import machine
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB / 255
-COVERED = {"lungs": 0.5, "opacities": 0.25}  # share of a pixel that a mask must cover, as in preparing
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def load(name: str, settings: TrainSettings) -> Dataset:
     unlabelled; a MemoryError says how large the images could be.
     """
     folder = paths.finished(name)
-    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False, dtype={"label": str})
+    manifest, about = prepared.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
@@ -114,7 +113,7 @@ def load(name: str, settings: TrainSettings) -> Dataset:
         images[position, 0] = square(_read(folder, row), size, settings.fit)
     return Dataset(
         name=name,
-        hash=hash_of(name),
+        hash=about["hash"],
         manifest=manifest,
         images=torch.from_numpy(images),
         labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
@@ -140,7 +139,9 @@ def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
-            known[name] = np.stack([square(mask, data.image_size, data.fit) >= COVERED[name] * 255 for mask in read])
+            known[name] = np.stack(
+                [square(mask, data.image_size, data.fit) >= prepared.COVERED[name] * 255 for mask in read]
+            )
     return known
 
 

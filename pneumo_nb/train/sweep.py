@@ -63,6 +63,23 @@ def train_columns(
     return {name: [next(trained) for _ in seeds] for name in columns}
 
 
+@contextmanager
+def as_shipped() -> Iterator[None]:
+    """Dask as it comes, here and in what is started meanwhile, whatever a site's or a user's files and variables say.
+
+    A cluster of this machine's own processes needs no certificates, plugins or ports of somebody else's cluster.
+    """
+    plain = dask.config.merge(*dask.config.defaults)
+    theirs = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DASK_")}
+    os.environ["DASK_INTERNAL_INHERIT_CONFIG"] = dask.config.serialize(plain)
+    try:
+        with dask.config.set(plain):
+            yield
+    finally:
+        del os.environ["DASK_INTERNAL_INHERIT_CONFIG"]
+        os.environ.update(theirs)
+
+
 def address(text: str) -> str:
     """The address of a Dask scheduler as it was given; a ValueError if it cannot be one."""
     port = re.fullmatch(r"(?:(?:tcp|tls)://)?(?:\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", text)

@@ -28,8 +28,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from sources import radiograph, save
 
-from pneumo_nb import paths, prepare
+from pneumo_nb import paths, prepare, processes
 from pneumo_nb.prepare import convert, dicom, images
+from pneumo_nb.settings import PrepareSettings
 
 SIZE = (2876, 2776)  # rows, columns: four times the paper's prepared images
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 3600}
@@ -91,7 +92,7 @@ def by_this_software(workers: int) -> Callable[[Path, Path], None]:
 def compare(source: Path, rounds: int) -> None:
     """Print the rates of all ways, each the best of its turns, and the two ratios that count."""
     cv2.setNumThreads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores = processes.cores()
     ways = {"this software, 1 process": by_this_software(1), "this software, 2 processes": by_this_software(2)}
     ways["pydicom and Pillow"] = by_pydicom_and_pillow
     if shutil.which("dcmj2pnm"):
@@ -119,7 +120,7 @@ def compare(source: Path, rounds: int) -> None:
 
 def stages(path: Path) -> None:
     """Print where the time of one file goes, the best of nine."""
-    settings = prepare.DEFAULTS
+    settings = PrepareSettings()
     _, content = images.load(path)
     header = pydicom.dcmread(pydicom.filebase.DicomBytesIO(content))
     picture, _ = dicom.read(content)

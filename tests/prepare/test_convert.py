@@ -14,7 +14,7 @@ from sources import picture, radiograph, save, save_picture, stored_values
 
 from pneumo_nb import processes
 from pneumo_nb.prepare import manifest
-from pneumo_nb.prepare.convert import Job, Task, convert, convert_all, equalise, refine
+from pneumo_nb.prepare.convert import LOADED, Job, Task, convert, equalise, refine
 from pneumo_nb.prepare.sources import Row
 from pneumo_nb.settings import PrepareSettings
 
@@ -135,24 +135,6 @@ def test_a_full_disk_is_an_error_and_not_a_rejected_file(tmp_path):
         convert(broken, Task("a.png", "r-1", Row()))
 
 
-def test_every_task_has_an_outcome_and_few_are_ever_waiting(tmp_path):
-    for number in range(12):
-        save_picture(tmp_path / f"{number}.png", picture(number))
-    asked = []
-
-    def tasks():
-        for number in range(12):
-            asked.append(number)
-            yield Task(f"{number}.png", f"r-{number}", Row())
-
-    done = []
-    for task, outcome in convert_all(job(tmp_path), tasks(), workers=2):
-        assert outcome["image_id"] == task.image_id
-        done.append(task.image_id)
-        assert len(asked) <= len(done) + 3
-    assert sorted(done) == sorted(f"r-{number}" for number in range(12))
-
-
 def bomb(path: Path, size: int) -> Path:
     """A small deflated DICOM file that swells to `size` bytes."""
     header = radiograph(stored_values())
@@ -178,5 +160,6 @@ def test_a_bomb_costs_itself_only(tmp_path):
     bomb(tmp_path / "a.dcm", 3_000_000_000)
     save_picture(tmp_path / "b.png", picture())
     tasks = [Task(file, file, Row()) for file in ("a.dcm", "b.png")]
-    found = {task.file: outcome for task, outcome in convert_all(job(tmp_path), tasks, workers=1)}
-    assert found["a.dcm"] == {"reason": "it took more than 1.5 GB of memory"} and "sha256" in found["b.png"]
+    told = processes.spread(partial(convert, job(tmp_path)), tasks, 1, imports=LOADED)
+    found = {task.file: outcome for task, outcome in told}
+    assert found["a.dcm"] == processes.Lost("it took more than 1.5 GB of memory") and "sha256" in found["b.png"]

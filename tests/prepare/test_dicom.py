@@ -204,6 +204,16 @@ def test_what_is_declared_beyond_what_is_used_costs_no_grey_level(tmp_path, kind
     assert np.array_equal(image[5:], right[5:]) and facts["grey_range"] == "used"
 
 
+@given(used=st.integers(8, 15), declared=st.integers(9, 16), signed=st.booleans(), out=st.sampled_from([8, 16]))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_how_many_bits_are_declared_makes_no_picture_another(tmp_path, used, declared, signed, out):
+    values, declared = stored_values(used, signed), max(used, declared)
+    right = dicom.read(save(radiograph(values, used, signed), tmp_path / "a.dcm"), bits=out)
+    wide = dicom.read(save(radiograph(values, declared, signed), tmp_path / "b.dcm"), bits=out)
+    assert np.array_equal(right[0], wide[0])
+    assert wide[1]["grey_range"] == ("used" if declared > used else "declared")
+
+
 @pytest.mark.parametrize("kind", NEARLY_FLAT)
 def test_a_radiograph_nearly_flat_by_its_header_is_spread_and_pointed_at(tmp_path, kind):
     image, facts = dicom.read(save(NEARLY_FLAT[kind](part_of_12_bits()), tmp_path / "a.dcm"))
@@ -231,7 +241,7 @@ def test_colours_that_are_equal_are_grey_and_others_are_not(tmp_path, photometri
         if grey:
             assert np.array_equal(dicom.read(path)[0], values)
         else:
-            with pytest.raises(dicom.Rejected, match="colour picture"):
+            with pytest.raises(dicom.Rejected, match="PixelData is a colour picture"):
                 dicom.read(path)
 
 
@@ -258,6 +268,7 @@ VIEWS = [
     (("R-10208", "SRT"), "ViewCodeSequence is antero-posterior oblique"),
     (("399162004", "SCT"), "ViewCodeSequence is cranio-caudal"),
     (("X3", "99LOCAL", "Miller lateral"), "ViewCodeSequence is LATERAL"),
+    (("X4", "99LOCAL", "Thorax LL"), "ViewCodeSequence is LL"),
 ]
 PARTS = [
     (("816094009", "SCT"), "CHEST"),
@@ -270,6 +281,7 @@ PARTS = [
     (("818981001", "SCT"), "AnatomicRegionSequence is Abdomen"),
     (("T-D4000", "SRT"), "AnatomicRegionSequence is abdomen"),
     (("122495006", "SCT"), "AnatomicRegionSequence is Thoracic spine"),
+    (("113262008", "SCT"), "AnatomicRegionSequence is Thoracic aorta"),
     (("416775004", "SCT"), "AnatomicRegionSequence is Chest, Abdomen and Pelvis"),
     (("X2", "99LOCAL", "Miller knee"), "AnatomicRegionSequence is KNEE"),
 ]
@@ -326,9 +338,12 @@ FAULTY = [
     ("PixelPaddingValue", "LO", b"Miller"),
     ("VOILUTSequence", "SQ", lut(np.arange(0), 12)),
     ("ModalityLUTSequence", "SQ", [Dataset()]),
+    ("ViewCodeSequence", "LO", b"Miller"),
+    ("AnatomicRegionSequence", "US", b"\x07\0"),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR IS")
 @pytest.mark.parametrize("keyword,vr,value", FAULTY)
 def test_a_faulty_element_costs_itself_and_is_named(tmp_path, keyword, vr, value):
     plain, facts = dicom.read(save(radiograph(stored_values()), tmp_path / "a.dcm"))
@@ -421,7 +436,7 @@ REFUSED = [
     ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation is YES"),
     ({"PixelData": None}, "PixelData is missing"),
     ({"BitsAllocated": 32}, "BitsAllocated 32"),
-    ({"Rows": 63}, "90 x 63 pixels"),
+    ({"Rows": 63}, "Columns x Rows is 90 x 63 pixels"),
     ({"Rows": 9000, "Columns": 9000}, "more than 40,000,000"),
     ({"Rows": None}, "Rows is missing"),
     ({"BitsStored": None}, "BitsStored is missing"),

@@ -461,7 +461,7 @@ REFUSED = [
 def test_what_cannot_work_is_refused_before_it_starts(home, tmp_path, monkeypatch, call, message):
     folder_of_pictures(tmp_path / "source")
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("pneumo_nb.prepare.folder.convert_all", None)
+    monkeypatch.setattr("pneumo_nb.processes.spread", None)
     call = {"source": "source", "name": "x"} | call
     labels = tmp_path / call.pop("labels") if "labels" in call else None
     with pytest.raises(ValueError, match=message) as caught:

@@ -155,5 +155,5 @@ def test_deletion_falls_and_insertion_rises_early_only_where_the_map_is_right():
 
 
 def test_a_map_of_another_size_than_the_radiograph_is_refused():
-    with pytest.raises(ValueError, match="the map is 3 x 3, the radiograph 32 x 32"):
+    with pytest.raises(ValueError, match=r"the map is \(3, 3\), the radiograph \(32, 32\)"):
         interpret.deletion_and_insertion(Corner(), torch.zeros(1, 1, 32, 32), np.zeros((3, 3)))

@@ -46,6 +46,6 @@ def test_opencv_is_there_once_and_headless():
 def test_every_test_that_the_table_of_faults_names_is_there():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
     there = {
-        name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
     }
     assert len(named) > 30 and named <= there

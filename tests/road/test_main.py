@@ -27,13 +27,14 @@ def said(capsys, *arguments):
     ("arguments", "message"),
     [
         (("reproduce", "--dataset", "nih"), "no prepared dataset 'nih'"),
-        (("reproduce", "-p", "EPOHCS", "2"), "no parameter EPOHCS; the parameters are"),
+        (("reproduce", "-p", "EPOHCS", "2"), "no parameter EPOHCS: did you mean EPOCHS?"),
         (("reproduce", "-p", "EPOCHS", "many"), "epochs = 'many'"),
-        (("reproduce", "-p", "PATIENTS", "3"), "patients = 3"),
+        (("reproduce", "-p", "PATIENTS", "3"), "patients = '3'"),
         (("reproduce", "-p", "POSITIVES", "500"), "positives"),
         (("reproduce", "-p", "LOSS", "balanced"), "eq7_literal"),
         (("reproduce", "--seeds", "0,x"), "seeds = '0,x'"),
         (("reproduce", "--only", "99"), "no notebook 99"),
+        (("reproduce", "--reference", "../x"), "small letters"),
         (("reproduce", "--params", "nowhere.yaml"), "no parameter file nowhere.yaml"),
         (("prepare", "nowhere", "--name", "x"), "nowhere': SOURCE must be a folder"),
         (("prepare", ".", "--name", "../x"), "'../x'"),
@@ -83,6 +84,22 @@ def test_a_device_that_is_not_there_is_refused(home, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, captured = said(capsys, "reproduce", "--device", "cuda")
     assert code == 2 and "no GPU" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("two\nlines"), 1, "RuntimeError: two lines (python -X dev -m pneumo_nb ... shows where)"),
+        (KeyError("x"), 1, "KeyError: 'x' (python -X dev -m pneumo_nb ... shows where)"),
+        (OSError("one\nline"), 2, "one line"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line(home, capsys, monkeypatch, error, code, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pneumo_nb.reproduce.reproduce", fail)
+    assert command_line.main(["reproduce"]) == code and capsys.readouterr().err == f"pneumo_nb: {said}\n"
 
 
 def test_an_unknown_option_is_refused_by_name(capsys):
@@ -165,16 +182,22 @@ def test_stopped_while_preparing_it_ends_its_workers_and_goes_on_when_asked_agai
     assert again.returncode == 0 and "600 accepted" in out
 
 
-def test_stopped_in_the_middle_of_a_notebook_it_ends_the_kernel(home):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_stopped_in_the_middle_of_a_notebook_it_ends_the_kernel(home, number):
     (home / "notebooks").mkdir()
     notebook(home / "notebooks", "01_busy", BUSY)
-    seconds, said, code = stopped(started(home, "reproduce"), signal.SIGINT, (home / "busy").exists)
-    assert seconds < 3 and code == 130 and said.count(GO_ON) == 1 and "Traceback" not in said
+    seconds, said, code = stopped(started(home, "reproduce"), number, (home / "busy").exists)
+    assert seconds < 3 and code == 128 + number and said.count(GO_ON) == 1 and "Traceback" not in said
     assert not survivors(home) and not list((home / "outputs" / "executed").glob("*/*"))
 
 
-def test_stopped_while_processes_train_it_ends_them_all(home):
+def test_stopped_while_processes_train_it_ends_them_all(home, monkeypatch):
+    """On a cluster of its own, which a site's configuration of Dask does not reach."""
     (home / "notebooks").mkdir()
+    (home / "dask").mkdir()
+    (home / "dask" / "site.yaml").write_text("distributed:\n  worker:\n    preload: [not_a_module]\n")
+    monkeypatch.setenv("DASK_CONFIG", str(home / "dask"))
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION", "True")
     toy.prepared()
     notebook(home / "notebooks", "02_training", TRAINING, parameters="DATASET = 'phantom'  # x\nSCHEDULER = ''  # y")
 
@@ -184,6 +207,19 @@ def test_stopped_while_processes_train_it_ends_them_all(home):
     seconds, said, code = stopped(started(home, "reproduce", "--jobs", 2), signal.SIGTERM, both_train)
     assert seconds < 3 and code == 143 and said.count(GO_ON) == 1 and "Traceback" not in said
     assert not survivors(home)
+
+
+def test_folders_here_that_bear_modules_names_an_ascii_terminal_and_a_long_tmpdir_change_nothing(home):
+    source = folder_of_pictures(home / "s\N{LATIN SMALL LETTER O WITH DIAERESIS}urce")
+    for name in ("dl", "cv2", "numpy", "signal"):
+        (home / name).mkdir()
+        (home / name / "__init__.py").write_text("raise SystemExit('not this one')")
+    long = home / ("long" * 20)
+    long.mkdir()
+    surroundings = {"PYTHONIOENCODING": "ascii", "TMPDIR": str(long), "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "pneumo_nb", "prepare", source, "--name", "x", "--workers", "2"]
+    done = subprocess.run(command, cwd=home, env=os.environ | surroundings, capture_output=True, text=True)
+    assert done.returncode == 0 and "20 accepted" in done.stdout, done.stderr
 
 
 def test_the_command_line_and_the_picture_wing_start_without_torch():

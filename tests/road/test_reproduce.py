@@ -1,16 +1,20 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
+import torch
 import toy
 from disks import filled
-from filelock import FileLock
 from nbformat import v4
 
-from pneumo_nb import paths, reproduce
+from pneumo_nb import paths, reproduce, settings
+from pneumo_nb.train import dataset, runs
 
 
-def notebook(folder, name, *cells, parameters="DATASET = 'phantom'  # x\nEPOCHS = 1  # x\nRUN = ''  # x"):
+def notebook(
+    folder, name, *cells, parameters="DATASET = 'phantom'  # x\nEPOCHS = 1  # x\nRUN = ''  # x\nRATES = [0.5]  # x"
+):
     first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     made = v4.new_notebook(
@@ -29,6 +33,10 @@ def three(home, monkeypatch):
     notebook(folder, "08_last", "print('last')", parameters="DATASET = 'phantom'  # x")
     monkeypatch.setattr(paths, "notebooks", lambda: folder)
     return home
+
+
+def index(home):
+    return (home / "outputs" / "report" / "index.html").read_text()
 
 
 def executed(home, name, dataset="phantom"):
@@ -54,9 +62,101 @@ def test_a_value_given_as_text_is_read_as_the_notebooks_own_is_meant(three):
     assert 'NAME = \\"2024\\"' in executed(three, "03_third")
 
 
-def test_only_some_notebooks_run(three):
+def test_only_some_notebooks_run_and_the_contents_forget_no_other_page_of_the_dataset(three):
+    reproduce.reproduce({"EPOCHS": 2}, only=["01"])
+    report = three / "outputs" / "report"
+    (report / "03_of_another_dataset.html").touch()
     reproduce.reproduce({}, only=["08"])
-    assert [file.name for file in (three / "outputs" / "executed" / "phantom").iterdir()] == ["08_last.ipynb"]
+    assert sorted(page.name for page in report.iterdir()) == ["01_first.html", "08_last.html", "index.html"]
+    assert "EPOCHS = 2" in index(three) and "as it stands" in index(three) and "02_second" not in index(three)
+    made = (report / "01_first.html").stat().st_mtime_ns
+    reproduce.reproduce({}, only=["08"])
+    assert (report / "01_first.html").stat().st_mtime_ns == made  # a page that would be the same is left alone
+
+
+def test_a_setting_reaches_the_notebooks_that_train_though_none_declares_it(three, capfd):
+    notebook(three / "notebooks", "02_second", "print(GROWTH_RATE, DROP_RATE, QUALITY)")
+    notebook(three / "notebooks", "08_last", "print('GROWTH_RATE' in globals())", parameters="DATASET = 'phantom'  # x")
+    reproduce.reproduce({"GROWTH_RATE": "1", "DROP_RATE": "25e-2", "QUALITY": "8"}, only=["02", "08"])
+    assert "1 0.25 8" in executed(three, "02_second") and "False" in executed(three, "08_last")
+    assert "unknown parameter" not in capfd.readouterr().err
+
+
+WAITING = """
+import time
+from pathlib import Path
+Path(f"{NAME}.here").touch()
+end = time.monotonic() + (20 if Path("again").exists() else 0)
+while time.monotonic() < end and len(list(Path().glob("*.here"))) < 2:
+    time.sleep(0.01)
+print(len(list(Path().glob("*.here"))), "here")
+"""
+
+
+def test_what_was_executed_before_as_it_is_asked_for_now_is_executed_two_at_once(three, monkeypatch):
+    monkeypatch.chdir(three)
+    monkeypatch.setattr(reproduce, "ROOM", 0)
+    for name in ("02_second", "03_third"):
+        notebook(three / "notebooks", name, f"NAME = {name!r}", WAITING)
+    reproduce.reproduce({}, only=["02", "03"])
+    assert "1 here" in executed(three, "02_second")
+    for left in three.glob("*.here"):
+        left.unlink()
+    (three / "again").touch()
+    reproduce.reproduce({}, only=["02", "03"])
+    assert "2 here" in executed(three, "02_second") and "2 here" in executed(three, "03_third")
+
+
+def test_kernels_are_of_this_python_whatever_the_surroundings(three, monkeypatch, capfd):
+    """Another python3, a home that is not there, a long TMPDIR, a folder here that bears a module's name."""
+    alien = three / "jupyter" / "kernels" / "python3" / "kernel.json"
+    alien.parent.mkdir(parents=True)
+    alien.write_text(
+        '{"argv": ["/nowhere/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    long = three / ("long" * 20)
+    (three / "here" / "yaml").mkdir(parents=True)
+    (three / "here" / "yaml" / "__init__.py").write_text("raise SystemExit('not this yaml')")
+    long.mkdir()
+    for name, value in {"JUPYTER_PATH": alien.parents[2], "HOME": "/proc/nowhere", "TMPDIR": long}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(three / "here")
+    notebook(three / "notebooks", "02_second", "import sys, yaml, matplotlib.pyplot; print(sys.executable)")
+    reproduce.reproduce({}, only=["02"])
+    assert sys.executable in executed(three, "02_second") and not list(long.iterdir())
+    assert "not a writable directory" not in capfd.readouterr().err
+
+
+def test_a_kernel_that_cannot_start_is_one_line(three, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(reproduce.Failed, match=r"^08_last.ipynb failed: Kernel died before replying[^\n]*$"):
+        reproduce.reproduce({}, only=["08"])
+    assert "Kernel died" in index(three)
+
+
+@pytest.mark.parametrize("name", ["0777", "20210930", "2021_09", "1e3", "2021-09-30"])
+def test_a_dataset_may_have_a_name_that_looks_like_a_number(three, name):
+    file = three / "some.yaml"
+    file.write_text(f"DATASET: {name}\nEPOCHS: 3\nRATES: [0, 1.5]\n")
+    values = reproduce.parameters(file, {})
+    assert values == {"DATASET": name, "EPOCHS": "3", "RATES": [0, 1.5]}
+    toy.prepared(name)
+    (given,) = reproduce.check(reproduce.notebooks(["01"]), {"DATASET": name, "EPOCHS": "3"}).values()
+    assert given == {"DATASET": name, "EPOCHS": 3}
+
+
+def test_a_reference_is_kept_with_the_command_that_makes_it_again(three):
+    reference = pytest.importorskip("pneumo_nb.train.reference")
+    base = settings.TrainSettings.of(
+        model="densenet", depth=7, blocks=2, bottleneck=False, growth_rate=4, image_size=32, epochs=1, batch_size=8
+    )
+    data = dataset.load(toy.prepared("kept"), base)
+    runs.load_or_train(base, data, torch.device("cpu"), progress=False)
+    reproduce.reproduce({"DATASET": "kept"}, ["08"], reference="mine", command="python -m pneumo_nb reproduce")
+    assert {"tables.csv", "claims.csv", "README.md"} <= {file.name for file in reference.folder("mine").iterdir()}
+    assert "    python -m pneumo_nb reproduce\n" in (reference.folder("mine") / "README.md").read_text()
 
 
 def test_a_failure_names_notebook_and_cell_and_keeps_the_rest(three):
@@ -90,7 +190,7 @@ def test_a_second_report_at_once_says_that_it_waits_and_tidies_up_after_a_killed
     left.touch()
     lock = three / "outputs" / ".report.lock"
     with ThreadPoolExecutor() as beside:
-        with FileLock(lock):
+        with paths.alone(lock, "this test"):
             asked = beside.submit(reproduce.reproduce, {}, ["01"])
             while "another process is busy with the report: waiting" not in capsys.readouterr().err:
                 assert not asked.done()
@@ -111,9 +211,11 @@ def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"EPOHCS": 2}, r"no parameter EPOHCS; the parameters are .*EPOCHS"),
+        ({"EPOHCS": 2}, r"no parameter EPOHCS: did you mean EPOCHS\?"),
+        ({"Epochs": 2}, r"no parameter Epochs: they are in capitals, such as EPOCHS"),
+        ({"BITS": "12"}, r"bits = '12'"),
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
-        ({"EPOCHS": "[1,"}, r"EPOCHS = '\[1,' cannot be read: a value such as 1 is right"),
+        ({"RATES": "[1,"}, r"RATES = '\[1,' cannot be read: a value such as \[0.5\] is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
         ({"RUN": "0123"}, r"no finished run '0123' in outputs/runs"),
     ],
