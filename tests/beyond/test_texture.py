@@ -42,6 +42,8 @@ def test_haralicks_numbers_of_a_checkerboard_and_of_a_plain_image():
     board = np.indices((4, 4)).sum(axis=0) % 2
     beside = texture.haralick(texture.co_occurrence(board, EVERYWHERE, (0, 1), grey=2))
     assert beside.tolist() == [0.5, 1.0, 0.5, -1.0, 1.0]  # energy, entropy, homogeneity, correlation, inertia
+    _, _, homogeneity, _, inertia = texture.haralick(np.array([[0, 0, 1], [0, 0, 0], [1, 0, 0]]))
+    assert (homogeneity, inertia) == (1 / 5, 4)  # two levels apart
     plain = texture.haralick(texture.co_occurrence(board * 0, EVERYWHERE, (0, 1), grey=2))
     assert plain.tolist() == [1.0, 0.0, 1.0, 0.0, 0.0]
 
@@ -79,6 +81,9 @@ def test_stripes_of_one_pixel_are_in_the_first_level_of_their_direction():
     stripes = np.indices((8, 8))[1] % 2.0
     energies = (texture.haar(stripes, 3) ** 2).mean(axis=(1, 2))
     assert energies[[0, -1]].tolist() == [0.25, 0.25] and not energies[1:-1].any()
+    twice_as_wide = np.indices((8, 8))[1] // 2 % 2.0
+    energies = (texture.haar(twice_as_wide, 3) ** 2).mean(axis=(1, 2))
+    assert energies.tolist() == [0.125, 0, 0, 0.125, 0, 0, 0, 0, 0, 0.25]
 
 
 def test_the_bank_has_37_images_that_see_a_slope_and_no_curvature_in_a_ramp():
