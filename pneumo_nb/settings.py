@@ -186,7 +186,7 @@ def layers_per_block(depth: int, blocks: int, bottleneck: bool) -> int:
 class TrainSettings(Settings):
     """One training run (Sections 2.2, 3.1 and 3.2)."""
 
-    model: Literal["resnet34", "densenet"] = _field("resnet34", "network", "both (2.2.1, 2.2.2)")
+    model: Literal["resnet34", "densenet", "inception_v3"] = _field("resnet34", "network", "both (2.2.1, 2.2.2)")
     depth: int = _field(53, "of a DenseNet: convolutions and linear layers", "40, 64, {} (Table 3)", ge=1)
     blocks: int = _field(4, "dense blocks", "3, 3, {} (Figure 8)", ge=1, le=8)
     bottleneck: bool = _field(True, "a 1x1 convolution before each 3x3", "False, {} (Table 6)")
@@ -220,8 +220,10 @@ class TrainSettings(Settings):
     checkpoint_every: int = _field(1, "epochs that a stopped run may lose", ge=1, exclude=True)  # part of no key
 
     @model_validator(mode="after")
-    def _layers_fit_their_blocks(self) -> "TrainSettings":
+    def _fits_its_network(self) -> "TrainSettings":
         layers_per_block(self.depth, self.blocks, self.bottleneck)
+        if self.model == "inception_v3" and (self.image_size < 75 or self.norm_layer != "batch"):
+            raise ValueError("model = inception_v3 needs image_size = 75 or more, and norm_layer = batch")
         return self
 
     def resnet34(self, **changes: Any) -> "TrainSettings":

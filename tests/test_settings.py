@@ -124,3 +124,10 @@ def test_phantoms_are_told_by_their_name():
 def test_a_resnet34_keeps_all_but_what_only_a_densenet_has():
     base = TrainSettings.of(model="densenet", stem="7x7", reduction=0.5, epochs=3, checkpoint_every=2)
     assert base.resnet34(scale_factor=1) == TrainSettings.of(epochs=3, checkpoint_every=2, scale_factor=1)
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 64}, {"norm_layer": "group"}])
+def test_inception_v3_says_what_it_needs(wrong):
+    assert TrainSettings.of(model="inception_v3", image_size=75).architecture()["model"] == "inception_v3"
+    with pytest.raises(ValueError, match="inception_v3 needs image_size = 75 or more, and norm_layer = batch"):
+        TrainSettings.of(**{"model": "inception_v3", "image_size": 96} | wrong)

@@ -18,7 +18,8 @@ def make(notebooks: Path) -> list[Path]:
     for source in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         for cell in nbformat.read(source, as_version=4).cells:
             for tag in (tag for tag in cell.metadata.get("tags", []) if tag.startswith("picture-")):
-                figures = [data["image/png"] for out in cell.outputs if "image/png" in (data := out.get("data", {}))]
+                shown = [out.get("data", {}) for out in cell.outputs]
+                figures = [data[kind] for data in shown for kind in ("image/png", "image/jpeg") if kind in data]
                 if not figures:
                     raise ValueError(f"{source.name}: the cell with the tag {tag} shows no figure")
                 picture = cv2.imdecode(np.frombuffer(b64decode(figures[0]), np.uint8), cv2.IMREAD_COLOR)

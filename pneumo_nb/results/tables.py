@@ -141,7 +141,7 @@ def _places(settings: TrainSettings) -> list[dict]:
     about = [f"n = {settings.scale_factor:g}"]
     if settings.model == "densenet":
         about += _departs(settings, VARIED - {"model", "scale_factor", "depth", "blocks"})
-    name = "ResNet34" if settings.model == "resnet34" else f"DenseNet{settings.depth}"
+    name = {"resnet34": "ResNet34", "inception_v3": "Inception-V3"}.get(settings.model, f"DenseNet{settings.depth}")
     return [{"table": None, "column": ", ".join([name, *about])}]
 
 

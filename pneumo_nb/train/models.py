@@ -1,4 +1,4 @@
-"""The networks of the paper: ResNet34 (Section 2.2.1) and DenseNets (Section 2.2.2)."""
+"""The networks of the paper: ResNet34 (Section 2.2.1) and DenseNets (Section 2.2.2); and Inception-V3, a rival."""
 
 import copy
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(
 def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **architecture) -> nn.Module:
     """An untrained network with two outputs, negative and positive: (batch, channels, height, width) -> (batch, 2).
 
-    `model` is resnet34 or densenet; `architecture` goes to `DenseNet`. `seed` alone decides the initial weights; the
-    global random state is left as it was.
+    `model` is resnet34, densenet or inception_v3; `architecture` goes to `DenseNet`. `seed` alone decides the initial
+    weights; the global random state is left as it was.
     """
-    makers = {"resnet34": resnet34, "densenet": DenseNet}
+    makers = {"resnet34": resnet34, "densenet": DenseNet, "inception_v3": inception_v3}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return makers[model](channels=channels, norm_layer=norm_layer, **architecture)
@@ -38,6 +38,15 @@ def resnet34(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
     if channels != 3:
         net.conv1 = nn.Conv2d(channels, STEM_WIDTH, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def inception_v3(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
+    """Szegedy et al. 2016, as Wang et al. 2020 used it on pneumoconiosis; without the head that helps in training."""
+    import torchvision
+
+    net = torchvision.models.inception_v3(num_classes=2, aux_logits=False, init_weights=True)
+    net.Conv2d_1a_3x3.conv = nn.Conv2d(channels, 32, kernel_size=3, stride=2, bias=False)
     return net
 
 

@@ -55,6 +55,13 @@ def test_group_normalisation_replaces_every_batch_normalisation():
 THREE_BLOCKS = {40: {"depth": 40, "blocks": 3}, 64: {"depth": 64, "blocks": 3}, 53: {"depth": 53, "blocks": 4}}
 
 
+@pytest.mark.parametrize("channels, parameters", [(3, 21_789_666), (1, 21_789_090)])
+def test_inception_v3_is_torchvisions_with_two_outputs_and_no_second_head(channels, parameters):
+    net = models.build("inception_v3", channels)  # torchvision states 27,161,264 with 1000 outputs and both heads
+    assert models.parameters(net) == parameters
+    assert models.layer_table(net, 75, channels)[-1]["output"] == (2,)
+
+
 def densenet(**more):
     with torch.device("meta"):
         return models.DenseNet(**more)
