@@ -5,6 +5,7 @@ phantom   a synthetic patient -> a folder of DICOM files
 prepare   a folder of radiographs -> a prepared dataset without identifiers
 train     a prepared dataset -> runs, each with its record
 results   runs -> tables, tests, maps, figures
+beyond    what notebooks 08 to 11 need, one new radiograph, checklists
 Beside it: paper, settings, paths, metrics, processes. On top: reproduce and pages, which run the notebooks and print
 them.
 """
