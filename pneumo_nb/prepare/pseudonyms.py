@@ -4,9 +4,9 @@ import hmac
 import os
 import re
 import secrets
+import tempfile
 from contextlib import suppress
 from datetime import date, timedelta
-from pathlib import Path
 
 from pneumo_nb import paths
 
@@ -25,28 +25,19 @@ def key(make: bool = True) -> bytes:
         if not make:
             return secrets.token_bytes(32)
         with paths.writing(path):
-            _make(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", suffix=".part") as beside:
+                beside.write(secrets.token_hex(32) + "\n")
+                beside.flush()
+                os.fsync(beside.fileno())
+                with suppress(FileExistsError):  # the name is taken: the first process wins
+                    os.link(beside.name, path)
     if path.stat().st_mode & 0o077:
         raise ValueError(f"{path.name} can be read by others: chmod 600 {path.name}, or a new key if they have read it")
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError(f"{path.name} must hold 64 hexadecimal digits: restore it, or remove it to start anew")
     return bytes.fromhex(text)
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # the name is taken: the first process wins
-            os.link(beside, path)
-    finally:
-        beside.unlink()
 
 
 def digest(secret: bytes, kind: str, content: bytes) -> str:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Container, Hashable, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 REMEDY = "a column patient_id in the labels CSV tells people apart, --set split=paper splits by image"
 
@@ -68,19 +70,11 @@ def _draw(labels: list[str], groups: list[Hashable], fraction: float, chance: np
     return drawn
 
 
-def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[str]:
-    """One name for all images that must stay together: those of one patient, and those of one and the same picture."""
-    parent: dict[str, str] = {}
-
-    def top(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for patient, picture in zip(patients, pictures, strict=True):
-        parent[top("patient " + patient)] = top("picture " + picture)
-    return [top("patient " + patient) for patient in patients]
+def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[int]:
+    """One number for all images that must stay together: those of one patient, and those of one and the same picture."""
+    (_, patient), (_, picture) = (np.unique(names, return_inverse=True) for names in (patients, pictures))
+    pairs = coo_array((np.ones(len(patient)), (patient, picture + patient.max() + 1)), shape=(2 * len(patient),) * 2)
+    return connected_components(pairs, directed=False)[1][patient].tolist()
 
 
 def overlap(manifest, column: str = "patient_id", among: Container | None = None) -> int:
