@@ -72,11 +72,7 @@ def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
 def _zones(sharp: np.ndarray, level: int) -> list[Box]:
     """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
     _, strokes = cv2.threshold(sharp, level, 255, cv2.THRESH_BINARY)
-    size = [-(-side // CELL) for side in sharp.shape]
-    strokes = cv2.copyMakeBorder(
-        strokes, 0, size[0] * CELL - sharp.shape[0], 0, size[1] * CELL - sharp.shape[1], cv2.BORDER_CONSTANT
-    )
-    share = cv2.resize(strokes, size[::-1], interpolation=cv2.INTER_AREA)
+    share = _shrunk(np.pad(strokes, [(0, -side % CELL) for side in sharp.shape]), CELL)
     dense = cv2.dilate((share > 255 * DENSE).astype(np.uint8), np.ones((3, 3), np.uint8))
     stats = cv2.connectedComponentsWithStats(dense, connectivity=8)[2]
     return [tuple(int(side) * CELL for side in zone[:4]) for zone in stats[1:]]

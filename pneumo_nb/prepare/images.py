@@ -17,7 +17,6 @@ HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM 
 JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
 END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
 FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-LARGEST_FILE = 400_000_000  # bytes: ten bytes for each pixel of the largest picture
 SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
 LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
 WIDE = 4  # times the values: a window that is wider was not made for them
@@ -39,22 +38,14 @@ def load(path: Path) -> tuple[str, bytes]:
             raise Rejected("it is a link or not a regular file")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
-            kind = _kind(file.read(132))
-            size = os.fstat(handle).st_size
-            if size > LARGEST_FILE:
-                raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
-            file.seek(0)
-            return kind, file.read(size)
+            start = file.read(132)
+            kinds = {"dicom": start[128:] == DICOM or HEADLESS.match(start)}
+            kinds |= {"jpg": start.startswith(JPG), "png": start.startswith(PNG)}
+            if not any(kinds.values()):
+                raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
+            return next(filter(kinds.get, kinds)), start + file.read()
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
-
-
-def _kind(start: bytes) -> str:
-    is_dicom = start[128:] == DICOM or HEADLESS.match(start)
-    for name, found in (("dicom", is_dicom), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
-        if found:
-            return name
-    raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
 def refuse_size(width: int, height: int, what: str = "its size") -> None:
@@ -82,10 +73,9 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
         raise Rejected("all its pixels have one grey value")
     low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
     grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
-    height, width = picture.shape
-    facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
-    facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
-    facts |= {"grey_range": "unknown" if flat else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    facts = dict.fromkeys(("photometric", "view", "body_part", "faulty", "contradiction"), "")
+    facts |= {"bits": 8 * picture.itemsize, "width": picture.shape[1], "height": picture.shape[0], "spacing_mm": None}
+    facts |= {"grey_range": "unknown" if flat else known, "identifiers": {}}
     return look_up(levels(grey, bits), picture), facts
 
 
@@ -100,23 +90,20 @@ def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    end = _end(content)
-    if not end:
+    if not (end := _end(content)):
         raise Rejected("it ends before the end of the image")
-    try:
+    with suppress(cv2.error, MemoryError):
         picture = cv2.imdecode(np.frombuffer(content, np.uint8, end), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError):
-        picture = None
-    if picture is None:
-        raise Rejected("its pixels cannot be decoded")
-    return picture
+        if picture is not None:
+            return picture
+    raise Rejected("its pixels cannot be decoded")
 
 
 def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
     """The bytes of a JPG or PNG file without metadata. The caller writes them: cv2.imwrite is silent on a full disk."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     done, content = cv2.imencode(f".{form}", picture, options)
-    if not done:
+    if not done:  # JPG has at most 65,500 pixels a side
         raise ValueError(f"a {picture.shape[1]} x {picture.shape[0]} picture cannot be encoded as {form}")
     return content.tobytes()
 
@@ -277,9 +264,8 @@ def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, 
             words = ("<" if header.elements.file_meta.TransferSyntaxUID.is_little_endian else ">") + "u2"
             data = np.frombuffer(data, words if len(data) >= 2 * count else np.uint8)
         entries = np.asarray(data, np.float64)[:count]
-        most, white = int(entries.max()), 2**bits - 1
-        known = "declared" if white // 2 <= most <= white else "used"
-        white = white if known == "declared" else 2 ** max(1, most.bit_length()) - 1
+        white = 2 ** max(1, int(entries.max()).bit_length()) - 1
+        known = "declared" if white == 2**bits - 1 else "used"
         return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], white, known
     header.faulty.add(keyword)
     return None
