@@ -26,8 +26,8 @@ Box = tuple[int, int, int, int]
 def find(picture: np.ndarray) -> list[Box]:
     """Boxes (left, top, right, bottom), in pixels of `picture`, of what seems to be text; from top to bottom.
 
-    `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized. One that is
-    nearly flat is looked at as it is and with its greys spread: text is as bright as the radiograph, not as the scale.
+    `picture` is (height, width) of uint8 or uint16, as it was read. One that is nearly flat is looked at as it is and
+    with its greys spread: text is as bright as the radiograph, not as the scale.
     """
     counts = images.histogram(images.few_rows(picture))
     grey, flat = images.spread(np.linspace(0, 1, len(counts)), counts)

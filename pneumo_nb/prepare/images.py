@@ -29,10 +29,7 @@ class Rejected(ValueError):
 
 
 def load(path: Path) -> tuple[str, bytes]:
-    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, whatever its name, and all its bytes.
-
-    Rejected for all else. A file is opened once, so that it cannot be exchanged between looking and reading.
-    """
+    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, opened once, and all its bytes; else Rejected."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise Rejected("it is a link or not a regular file")
@@ -59,9 +56,8 @@ def refuse_size(width: int, height: int, what: str = "its size") -> None:
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
-    Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
-    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Rejected for a file
-    that is cut short, in colour, transparent or of a wrong size.
+    Equal channels and an opaque alpha are grey, white is dense; metadata (EXIF) and what follows the image are ignored.
+    Rejected for a file that is cut short, in colour, transparent or of a wrong size.
     """
     refuse_size(*_size(content))
     picture = decode(content)
@@ -118,8 +114,8 @@ def tile(path: Path, side: int) -> np.ndarray:
 def unusual(tiles: np.ndarray) -> np.ndarray:
     """How unlike the others each of the (images, side, side) tiles looks: (images,), about 1 for an ordinary one.
 
-    At 16 x 16 places, how far the grey is from the median of all tiles, in units of how far it typically is; then the
-    mean over the places. One grey level is added to the unit, so that places that never change do not decide.
+    At 16 x 16 places, how far the grey is from the median of all tiles, in units of how far it typically is (and one
+    grey level, so that places that never change do not decide); then the mean over the places.
     """
     grey = np.stack([cv2.resize(one, (16, 16), interpolation=cv2.INTER_AREA) for one in tiles]).astype(np.float32)
     distance = np.abs(grey - np.median(grey, axis=0))
@@ -170,8 +166,8 @@ def few_rows(picture: np.ndarray) -> np.ndarray:
 def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
     """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
 
-    `counts` (values,) are the pixels of each value from `least` on, as many values as are declared. If a range of
-    fewer whole bits, such as 12 bits of 16, holds all that occur, it is taken: more bits are declared than are used.
+    `counts` (values,) are the pixels of each value from `least` on, of all that are declared. If a range of fewer
+    whole bits, such as 12 bits of 16, holds all that occur, it is taken.
     """
     low, high = (int(value) + least for value in np.flatnonzero(counts)[[0, -1]])
     half = 2 ** max(1, max(high, ~low).bit_length())
@@ -203,9 +199,10 @@ def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def rendered(header: Any, counts: np.ndarray, least: int, voi: bool) -> tuple[np.ndarray, str, str]:
-    """Grey from 0 to 1 of each value of a DICOM file (a table is far shorter than a picture), how, and by what range.
+    """Grey from 0 to 1 of each value of a DICOM file, by what rendering, and by what range of values.
 
-    `header` is that of dicom.read; `counts` (values,) are the pixels of each value from `least` on.
+    `header` is that of dicom.read; `counts` (values,) are the pixels of each value from `least` on. The range is
+    'declared'; 'used', if less is used than the header allows; 'unknown', if that leaves the radiograph nearly flat.
     """
     padding = header.first("PixelPaddingValue")
     if padding is not None:  # it is rendered, but says nothing of the range
@@ -248,8 +245,7 @@ def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.nd
 def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, float, str] | None:
     """PS3.3 C.11.1.1.1: entries for values, the largest there can be, and whether that is 'declared' or 'used'.
 
-    Below the table its first entry holds, above it its last. None without a table, or with a faulty one.
-    pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
+    None without a table, or with a faulty one. (pydicom's own functions wrap around at 256 entries of 8 bits.)
     """
     items = header.value(keyword)
     if not items:
@@ -283,11 +279,7 @@ def window(x: np.ndarray, centre: float, width: float, function: str) -> np.ndar
 
 
 def levels(grey: np.ndarray, bits: int, inverse: bool = False) -> np.ndarray:
-    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16.
-
-    Inverting these, not the fractions, makes a picture and its inverse exactly inverse; taking the nearest makes one
-    picture come out the same whether it was stored as MONOCHROME1 or 2.
-    """
+    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16, inverted as levels: exactly so."""
     white = 2**bits - 1
     nearest = np.floor(np.clip(grey, 0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
     return white - nearest if inverse else nearest

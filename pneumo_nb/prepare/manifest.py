@@ -34,8 +34,8 @@ MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both
 class Journal:
     """What converting tells of each file, on disk: found again after a kill, and never all in memory.
 
-    Entries have a position from 1 on and are appended, one JSON line each; read back in the order of positions. A line
-    that a kill cut short counts as not written. Of two entries for one position the last counts.
+    Entries have a position from 1 on, in the order of which they are read back; of two for one the last counts. Each is
+    a JSON line; one that a kill cut short counts as not written.
     """
 
     def __init__(self, path: Path, positions: int):

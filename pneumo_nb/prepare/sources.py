@@ -108,14 +108,11 @@ def read(
 ) -> tuple[list[str], dict[str, Row] | None]:
     """Every input under `source`, sorted as bytes, and a Row for those that have one, by their paths within `source`.
 
-    An input is whatever is not a folder: also links, which are not followed, and files of a wrong kind, so that each of
-    them is accounted for. Not inputs: the labels CSV, the masks that it names, and a `phantom.json`.
-
-    `labels` is the CSV, or else labels.csv in `source`, or else there are no rows (None) unless the `layout` is one of
-    folders. Columns: file and label (0 or 1); if wanted patient_id, view, those of DISEASE, lung_mask, opacity_mask,
-    and split (train, test, validation; needed and read only for `given_split`); all others are ignored. Paths are
-    relative to the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the header
-    is row 1), never by content.
+    An input is whatever is not a folder, also links, which are not followed, so that each is accounted for; but not the
+    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV, or else labels.csv in `source`, or
+    else there are no rows (None), unless the `layout` is one of folders; data/README.md tells its columns, of which
+    split is read only for `given_split`. One ValueError names the first faulty rows by number (the header is row 1),
+    never by content.
     """
     files = _walked(source)
     if layout and layout.folders:
@@ -159,9 +156,8 @@ def _from_folders(files: list[str], layout: Layout, given_split: bool) -> dict[s
         label = _label([folder, folder.removeprefix("folder_")], layout)
         part = next(filter(None, map(_part, reversed(above))), "") if given_split else ""
         if label and given_split and not part:
-            raise ValueError(
-                "split=given needs a folder such as train, test_images or val above each folder of a class"
-            )
+            what = "a folder such as train, test_images or val above each folder of a class"
+            raise ValueError(f"split=given needs {what}")
         if label:
             rows[file] = Row(label, split=part)
     _refuse_one_sided(rows.values(), given_split, "no file lies in a folder")
@@ -197,8 +193,6 @@ def _table(path: Path) -> list[list[str]]:
         raise ValueError(what + ': a " that begins a cell must end it, and one within it is written ""') from None
     finally:
         csv.field_size_limit(limit)
-    while table and not any(table[-1]):
-        table.pop()
     header = table[0] if table else []
     while header and not header[-1]:
         header.pop()
