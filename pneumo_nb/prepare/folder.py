@@ -197,7 +197,7 @@ def _convert(
 
     def tasks() -> Iterator[Task]:
         for position, file in enumerate(files, start=1):
-            image_id = pseudonyms.image_id(job.key, os.fsencode(file))
+            image_id = pseudonyms.image_id(job.key, file)
             if position not in done and rows is not None and file not in rows:
                 told(position, image_id, {"reason": "it has no row in the labels CSV"})
             elif position not in done:

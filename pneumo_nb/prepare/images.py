@@ -233,12 +233,11 @@ def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.nd
     table = _through_lut(header, "ModalityLUTSequence", stored)
     if table:
         return table[0], 0.0, *table[1:]
-    slope, intercept = header.first("RescaleSlope"), header.first("RescaleIntercept") or 0.0
+    slope, intercept = (header.numbers("RescaleSlope") or [1.0])[0], header.first("RescaleIntercept") or 0.0
     low, high, known = used_range(counts, least)
-    if slope is not None and not (slope and math.isfinite(slope * 65536 + intercept)):
+    if not slope or not math.isfinite(slope * 65536 + intercept):
         header.faulty.add("RescaleSlope")
-        slope, intercept = None, 0.0
-    slope = 1.0 if slope is None else slope
+        slope, intercept = 1.0, 0.0
     return stored * slope + intercept, *sorted((low * slope + intercept, high * slope + intercept)), known
 
 

@@ -40,30 +40,26 @@ def key(make: bool = True) -> bytes:
     return bytes.fromhex(text)
 
 
-def digest(secret: bytes, kind: str, content: bytes) -> str:
+def digest(secret: bytes, kind: str, name: str) -> str:
     """HMAC-SHA256 in hexadecimal; `kind` keeps, say, a patient and a file of one name apart."""
-    return hmac.new(secret, kind.encode() + b"\0" + content, "sha256").hexdigest()
+    return hmac.new(secret, f"{kind}\0{name}".encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
-def image_id(secret: bytes, relative_path: bytes) -> str:
+def image_id(secret: bytes, relative_path: str) -> str:
     """Pseudonym of a file by its path within the source folder: r- and 12 hexadecimal digits."""
     return "r-" + digest(secret, "image", relative_path)[:12]
 
 
 def shifted(secret: bytes, patient: str, day: date) -> date:
     """`day` moved back by 1 to 3653 days, as many for all days of one patient: intervals stay, the dates do not."""
-    return day - timedelta(1 + int(digest(secret, "days", _bytes(patient)), 16) % 3653)
+    return day - timedelta(1 + int(digest(secret, "days", patient), 16) % 3653)
 
 
 def patient_id(secret: bytes, patient: str) -> str:
     """Pseudonym of a patient: p- and 12 hexadecimal digits."""
-    return "p-" + digest(secret, "patient", _bytes(patient))[:12]
+    return "p-" + digest(secret, "patient", patient)[:12]
 
 
 def instance(secret: bytes, uid: str) -> str:
     """Pseudonym of a SOPInstanceUID: 16 hexadecimal digits, or '' for none."""
-    return digest(secret, "instance", _bytes(uid))[:16] if uid else ""
-
-
-def _bytes(patient: str) -> bytes:
-    return patient.encode("utf-8", "surrogateescape")
+    return digest(secret, "instance", uid)[:16] if uid else ""
