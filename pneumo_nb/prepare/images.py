@@ -4,7 +4,6 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     Equal channels and an opaque alpha are grey, white is dense; metadata (EXIF) and what follows the image are ignored.
     Rejected for a file that is cut short, in colour, transparent or of a wrong size.
     """
-    refuse_size(*_size(content))
+    refuse_size(*_extent(content)[:2])
     picture = decode(content)
     if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
         raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
@@ -86,10 +85,9 @@ def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    if not (end := _end(content)):
-        raise Rejected("it ends before the end of the image")
+    image = np.frombuffer(content, np.uint8, _extent(content)[2])
     with suppress(cv2.error, MemoryError):
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8, end), cv2.IMREAD_UNCHANGED)
+        picture = cv2.imdecode(image, cv2.IMREAD_UNCHANGED)
         if picture is not None:
             return picture
     raise Rejected("its pixels cannot be decoded")
@@ -122,34 +120,27 @@ def unusual(tiles: np.ndarray) -> np.ndarray:
     return (distance / (np.median(distance, axis=0) + 1)).mean(axis=(1, 2))
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height as the file says, found before anything is decoded."""
-    if content[:8] == PNG:
-        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    for marker, place in _segments(content):
-        if marker in FRAME_HEADERS:
-            height, width = content[place + 3 : place + 5], content[place + 5 : place + 7]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-    raise Rejected("it has no frame header")
+def _extent(content: bytes) -> tuple[int, int, int]:
+    """Width and height as a JPG or PNG says, and how many bytes it takes without what may follow it; not decoded yet.
 
-
-def _segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker of a JPG and the place behind it, up to the end of the image."""
-    place, marker = 2, 0
-    while marker not in (END_OF_JPG, START_OF_JPG) and (found := JPG_MARKER.search(content, place)):
+    Rejected if it ends too early.
+    """
+    width = height = marker = 0
+    if content.startswith(PNG):
+        place, kind = 8, b""
+        while kind != b"IEND" and place < len(content):
+            kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if kind == b"IEND" and place <= len(content):
+            return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"), place
+    place = len(content) if content.startswith(PNG) else 2
+    while marker != START_OF_JPG and (found := JPG_MARKER.search(content, place)):
         marker, place = found[1][0], found.end()
-        yield marker, place
+        if marker == END_OF_JPG:
+            return width, height, place
+        if marker in FRAME_HEADERS:
+            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (3, 5))
         place += int.from_bytes(content[place : place + 2], "big")
-
-
-def _end(content: bytes) -> int | None:
-    """How many bytes the image takes, without what may follow it; None if it ends too early."""
-    if content[:8] != PNG:
-        return next((place for marker, place in _segments(content) if marker == END_OF_JPG), None)
-    place, kind = 8, b""
-    while kind != b"IEND" and place < len(content):
-        kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
-    return place if kind == b"IEND" and place <= len(content) else None
+    raise Rejected("it ends before the end of the image")
 
 
 def histogram(picture: np.ndarray) -> np.ndarray:
