@@ -106,15 +106,15 @@ def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     if task.row.view in dicom.OTHER_VIEWS:
         raise Rejected("the labels CSV says that it is not a frontal view")
     picture, facts, content = render(job, task)
-    identifiers = facts.pop("identifiers")
+    identifiers = facts["identifiers"]
     patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
-    return picture, {fact: facts[fact] for fact in KEPT} | {
+    told = {fact: facts[fact] for fact in KEPT} | {column: task.row.disease.get(column, "") for column in DISEASE}
+    return picture, told | {
         "image_id": task.image_id,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "patient_from": patient_from,
         "label": task.row.label,
-        **{column: task.row.disease.get(column, "") for column in DISEASE},
         "original_width": facts["width"],
         "original_height": facts["height"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
@@ -154,13 +154,8 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
         files[f"masks/{task.image_id}_{shown}.png"] = images.encode(small, "png")
     for file, content in files.items() if job.folder else ():
         (job.folder / file).write_bytes(content)
-    return {
-        "file": name,
-        "sha256": hashlib.sha256(files[name]).hexdigest(),
-        "width": width,
-        "height": height,
-        "spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else "",
-    }
+    told = {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "width": width, "height": height}
+    return told | {"spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else ""}
 
 
 def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:

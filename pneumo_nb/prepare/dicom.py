@@ -334,10 +334,7 @@ def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
     """Each pixel as an unsigned number, (height, width), whose lowest `bits` (BitsStored) are the stored ones."""
     from pydicom.pixels import pixel_array
 
-    pixels = pixel_array(header.elements, correct_unused_bits=False)
-    if pixels.shape[:2] != (header.whole("Rows"), header.whole("Columns")):
-        raise Rejected("PixelData does not have the size that Rows and Columns say")
-    pixels = images.one_channel(pixels, "PixelData")
+    pixels = images.one_channel(pixel_array(header.elements, correct_unused_bits=False), "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
     encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated
     unused_below = 0 if encapsulated else header.whole("HighBit", bits - 1) + 1 - bits

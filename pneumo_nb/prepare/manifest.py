@@ -127,7 +127,7 @@ def outcome(
         shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
         raise ValueError(f"none of the {len(files)} files became an image ({shown})")
     columns["split"] = _parts(columns, [files[p - 1] for p in columns["position"]], rows, settings)
-    known = {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")}
+    known = ("stage", "view", "spacing_mm", "acquired")
     text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in entries)}
     return columns, {
         "settings": settings.model_dump(),
@@ -135,7 +135,7 @@ def outcome(
         "overlap": overlap(columns),
         "overlap_of_pictures": overlap(columns, "sha256"),
         "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
-        "known": known | {"acquired": sum(value != "" for value in columns["acquired"])},
+        "known": {column: len(columns[column]) - columns[column].count("") for column in known},
     }
 
 
