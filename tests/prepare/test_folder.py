@@ -28,7 +28,9 @@ from pneumo_nb.settings import PhantomSettings, PrepareSettings
 
 
 def quiet(source, name="x", labels=None, workers=1, **settings) -> Path:
-    return prepare(source, labels, name, PrepareSettings(**settings), progress=False, workers=workers)
+    """Prepare without the search for text, which takes long on made-up noise, unless it is asked for."""
+    settings = PrepareSettings(**{"burned_in": "ignore"} | settings)
+    return prepare(source, labels, name, settings, progress=False, workers=workers)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -351,7 +353,7 @@ def with_text(folder: Path, *numbers: int) -> Path:
 
 
 def test_suspected_text_is_listed_with_its_crop_and_nothing_is_dropped(home, tmp_path):
-    quiet(with_text(tmp_path / "source", 3, 8))
+    quiet(with_text(tmp_path / "source", 3, 8), burned_in="list")
     manifest, dataset = read_dataset("x")
     flagged = manifest[manifest["suspected_text"] > 0]
     assert len(manifest) == 12 and dataset["counts"]["suspected_text"] == len(flagged) == 2
@@ -364,7 +366,7 @@ def test_suspected_text_is_listed_with_its_crop_and_nothing_is_dropped(home, tmp
 
 def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
     source = with_text(tmp_path / "source", 3)
-    quiet(source)
+    quiet(source, burned_in="list")
     quiet(source, burned_in="refuse")
     rejects = pd.read_csv(paths.prepared("x") / "rejects.csv")
     assert rejects["position"].tolist() == [4] and "seem to show text" in rejects["reason"][0]
@@ -424,7 +426,7 @@ def test_dates_become_nothing_or_move_with_their_patient(home, tmp_path):
 def test_checking_says_what_preparing_does_and_writes_nothing(home, tmp_path):
     source = with_text(tmp_path / "source", 3)
     (source / "junk").write_bytes(b"junk")
-    folder = quiet(source)
+    folder = quiet(source, burned_in="list")
     before = contents(folder)
     told = check(source, None, PrepareSettings(), progress=False, workers=1)
     dataset = read_dataset("x")[1]
@@ -533,12 +535,12 @@ def start(tmp_path, *arguments) -> subprocess.Popen:
 
 def test_a_write_that_fails_leaves_the_old_dataset_and_no_half_of_a_new_one(home, tmp_path):
     source = folder_of_pictures(tmp_path / "source")
-    before = contents(quiet(source, burned_in="ignore"))
+    before = contents(quiet(source))
     save_picture(source / "015.png", picture(shape=(800, 960)))  # its prepared image is larger than may be written
     run = start(tmp_path, source, 20_000)
     assert "File too large" in run.communicate(timeout=60)[1] and run.returncode == 1
     assert contents(paths.prepared("x")) == before
-    assert contents(quiet(source, burned_in="ignore")) != before
+    assert contents(quiet(source)) != before
     assert [path.name for path in paths.prepared().iterdir() if path.is_dir()] == ["x"]
 
 
@@ -547,7 +549,7 @@ def test_killed_again_and_again_the_same_command_goes_on_and_ends_the_same(home,
     source = folder_of_pictures(tmp_path / "source", 100, 100)
     for number in range(0, 200, 20):
         (source / f"{number:03}.png").write_bytes(b"junk")
-    undisturbed = contents(quiet(source, "y", workers=2, burned_in="ignore"))
+    undisturbed = contents(quiet(source, "y", workers=2))
     written: dict[Path, int] = {}
     for wanted in kills:
         run = start(tmp_path, source)
@@ -564,7 +566,7 @@ def test_killed_again_and_again_the_same_command_goes_on_and_ends_the_same(home,
         written = {path: path.stat().st_mtime_ns for path in found}
     damaged = min(written)
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert contents(quiet(source, burned_in="ignore")) == undisturbed
+    assert contents(quiet(source)) == undisturbed
     assert not list(paths.prepared().glob(".x.*.part")) and not list(paths.prepared().glob(".x.*.journal"))
 
 
@@ -580,8 +582,7 @@ def test_a_changed_setting_or_source_does_not_go_on_with_the_old_part(home, tmp_
     run.kill()
     run.communicate()
     assert list(paths.prepared().glob(".x.*.journal"))
-    other = {"quality": 60, "burned_in": "ignore"}
-    assert contents(quiet(source, **other)) == contents(quiet(source, "y", **other))
+    assert contents(quiet(source, quality=60)) == contents(quiet(source, "y", quality=60))
     assert not list(paths.prepared().glob(".x.*"))[1:]  # but for the lock
 
 
