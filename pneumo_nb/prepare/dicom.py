@@ -134,8 +134,7 @@ def read(
         _refuse_kind(header)
         facts = _facts(header)
     with _guarded(f"PixelData cannot be decoded: TransferSyntaxUID is {facts['transfer_syntax']}"):
-        _refuse_undecodable(header, facts)
-        stored = _stored_patterns(header, facts["bits"])
+        stored = _stored_patterns(header, facts)
     with _guarded("its grey values cannot be rendered"):
         half = 2 ** (facts["bits"] - 1) if header.whole("PixelRepresentation") else 0  # negative ones come first
         for some in (images.few_rows(stored), stored):  # a few tell that most radiographs are rightly declared
@@ -317,27 +316,21 @@ def _transfer_syntax(header: _Header) -> str:
     return uid.UID_dictionary.get(str(meta.TransferSyntaxUID), ["not a known one"])[0]
 
 
-def _refuse_undecodable(header: _Header, facts: dict) -> None:
+def _stored_patterns(header: _Header, facts: dict) -> np.ndarray:
+    """Each pixel as an unsigned number, (height, width), whose lowest bits (BitsStored) are the stored ones."""
+    from pydicom.pixels import pixel_array
     from pydicom.uid import JPEGExtended12Bit
 
-    syntax, name = header.elements.file_meta.TransferSyntaxUID, facts["transfer_syntax"]
-    if syntax == JPEGExtended12Bit and facts["bits"] > 8:
+    syntax, name, bits = header.elements.file_meta.TransferSyntaxUID, facts["transfer_syntax"], facts["bits"]
+    if syntax == JPEGExtended12Bit and bits > 8:
         raise Rejected(f"no decoder of {name} at 12 bits has a permissive licence: decompress it with DCMTK's dcmdjpeg")
     samples = 2 if facts["photometric"] == "YBR_FULL_422" else SAMPLES[facts["photometric"]]
     needs = facts["width"] * facts["height"] * samples * header.whole("BitsAllocated") // 8
-    has = len(header.elements.PixelData)
-    if not syntax.is_encapsulated and has < needs:
+    if not syntax.is_encapsulated and (has := len(header.elements.PixelData)) < needs:
         raise Rejected(f"PixelData has {has:,} bytes and its pixels need {needs:,}")
-
-
-def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
-    """Each pixel as an unsigned number, (height, width), whose lowest `bits` (BitsStored) are the stored ones."""
-    from pydicom.pixels import pixel_array
-
     pixels = images.one_channel(pixel_array(header.elements, correct_unused_bits=False), "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
-    encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated
-    unused_below = 0 if encapsulated else header.whole("HighBit", bits - 1) + 1 - bits
+    unused_below = 0 if syntax.is_encapsulated else header.whole("HighBit", bits - 1) + 1 - bits
     return pixels >> unused_below if unused_below > 0 else pixels
 
 

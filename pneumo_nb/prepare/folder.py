@@ -52,10 +52,10 @@ def prepare(
         key = pseudonyms.PUBLIC if is_phantom(name) and _is_invented(source) else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
-        done = _done(folder, fingerprint)
-        _clear(folder, None if done else part)
-        if done:
+        if _done(folder, fingerprint):
+            _clear(folder, None)
             return folder
+        _clear(folder, part)
         masked = any(row.masks for row in (rows or {}).values())
         for inner in ["images", "examples"] + ["masks"] * masked:
             (part / inner).mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,7 @@ def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
     first = [columns["label"].index(label) for label in sorted(set(columns["label"]), reverse=True)]
     tasks = [Task(files[columns["position"][n] - 1], columns["image_id"][n], sources.Row()) for n in first]
-    for _, kept in processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED):
-        if kept is not True:
-            raise ValueError("a source file has changed while it was prepared: run the same command again")
+    kept = processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED)
+    if any(outcome is not True for _, outcome in kept):
+        raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]
