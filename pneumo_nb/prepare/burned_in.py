@@ -6,6 +6,7 @@ across, up or down. Three of them are suspected to be text; a lone L or R is not
 
 import cv2
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from pneumo_nb.prepare import images
 
@@ -25,8 +26,8 @@ Box = tuple[int, int, int, int]
 def find(picture: np.ndarray) -> list[Box]:
     """Boxes (left, top, right, bottom), in pixels of `picture`, of what seems to be text; from top to bottom.
 
-    `picture` is (height, width) of uint8 or uint16, as it was read, before it is equalised or downsized. One that is
-    nearly flat is looked at as it is and with its greys spread: text is as bright as the radiograph, not as the scale.
+    `picture` is (height, width) of uint8 or uint16, as it was read. One that is nearly flat is looked at as it is and
+    with its greys spread: text is as bright as the radiograph, not as the scale.
     """
     counts = images.histogram(images.few_rows(picture))
     grey, flat = images.spread(np.linspace(0, 1, len(counts)), counts)
@@ -71,11 +72,7 @@ def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
 def _zones(sharp: np.ndarray, level: int) -> list[Box]:
     """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
     _, strokes = cv2.threshold(sharp, level, 255, cv2.THRESH_BINARY)
-    size = [-(-side // CELL) for side in sharp.shape]
-    strokes = cv2.copyMakeBorder(
-        strokes, 0, size[0] * CELL - sharp.shape[0], 0, size[1] * CELL - sharp.shape[1], cv2.BORDER_CONSTANT
-    )
-    share = cv2.resize(strokes, size[::-1], interpolation=cv2.INTER_AREA)
+    share = _shrunk(np.pad(strokes, [(0, -side % CELL) for side in sharp.shape]), CELL)
     dense = cv2.dilate((share > 255 * DENSE).astype(np.uint8), np.ones((3, 3), np.uint8))
     stats = cv2.connectedComponentsWithStats(dense, connectivity=8)[2]
     return [tuple(int(side) * CELL for side in zone[:4]) for zone in stats[1:]]
@@ -96,8 +93,7 @@ def _merged(boxes: list[Box]) -> list[Box]:
     done: list[Box] = []
     for box in boxes:
         while touching := [b for b in done if b[0] <= box[2] and b[2] >= box[0] and b[1] <= box[3] and b[3] >= box[1]]:
-            every = np.array([box, *touching])
-            box = (*every[:, :2].min(0).tolist(), *every[:, 2:].max(0).tolist())
+            box = _around(np.array([box, *touching]))
             done = [b for b in done if b not in touching]
         done.append(box)
     return sorted(done, key=lambda box: (box[1], box[0]))
@@ -106,12 +102,16 @@ def _merged(boxes: list[Box]) -> list[Box]:
 def _lines(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> list[Box]:
     """Boxes of lines of characters that are at least `level` brighter than what lies around them."""
     boxes, shade = _characters(grey, hat, edge, level)
-    found = []
-    for members in _chains(_side_by_side(boxes, shade)):
-        box = boxes[members]
-        if len(members) >= (FEWEST if level > LEVELS[0] else FEWEST_FAINT) and _on_one_line(box):
-            found.append((*box[:, :2].min(0).tolist(), *box[:, 2:].max(0).tolist()))
-    return found
+    fewest = FEWEST if level > LEVELS[0] else FEWEST_FAINT
+    if len(boxes) < fewest:
+        return []
+    count, chains = connected_components(_side_by_side(boxes, shade), directed=False)
+    lines = [line for line in (boxes[chains == chain] for chain in range(count)) if len(line) >= fewest]
+    return [_around(line) for line in lines if _on_one_line(line)]
+
+
+def _around(boxes: np.ndarray) -> Box:
+    return (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
 
 
 def _characters(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,20 +144,6 @@ def _side_by_side(boxes: np.ndarray, shade: np.ndarray) -> np.ndarray:
     gap = np.maximum.outer(left, left) - np.minimum.outer(right, right)
     near = (low >= 0.55 * high) & (shared >= 0.6 * low) & (gap <= 1.3 * high) & (gap >= -0.2 * high)
     return near & (np.abs(np.subtract.outer(shade, shade)) < 40)
-
-
-def _chains(near: np.ndarray) -> list[list[int]]:
-    """The characters that hang together, in groups."""
-    left, groups = set(range(len(near))), []
-    while left:
-        group, edge = [], [left.pop()]
-        while edge:
-            group.append(edge.pop())
-            others = left & set(np.flatnonzero(near[group[-1]]).tolist())
-            left -= others
-            edge += others
-        groups.append(sorted(group))
-    return groups
 
 
 def _on_one_line(boxes: np.ndarray) -> bool:

@@ -60,15 +60,13 @@ def equalise(image: np.ndarray) -> np.ndarray:
     darkest = not_brighter[image.min()]
     if darkest == image.size:  # one grey level only: nothing to spread
         return image.copy()
-    table = np.rint((not_brighter - darkest).clip(0) * (white / (image.size - darkest)))
-    return table.astype(image.dtype)[image]
+    return np.rint((not_brighter - darkest).clip(0) * (white / (image.size - darkest))).astype(image.dtype)[image]
 
 
 def refine(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
     """Section 2.1's pre-processing: equalise and downsize a (height, width) radiograph, in the order of `settings`."""
-    if settings.order == "downsize_first":
-        return _equalise(_downsize(image, settings), settings)
-    return _downsize(_equalise(image, settings), settings)
+    steps = (_downsize, _equalise) if settings.order == "downsize_first" else (_equalise, _downsize)
+    return steps[1](steps[0](image, settings), settings)
 
 
 def _equalise(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
@@ -78,10 +76,7 @@ def _equalise(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
 
 
 def _downsize(image: np.ndarray, settings: PrepareSettings) -> np.ndarray:
-    factor = settings.downsize
-    if factor == 1:
-        return image
-    size = [max(1, (side + factor // 2) // factor) for side in image.shape[::-1]]
+    size = [max(1, (side + settings.downsize // 2) // settings.downsize) for side in image.shape[::-1]]
     return cv2.resize(image, size, interpolation=getattr(cv2, f"INTER_{settings.interpolation.upper()}"))
 
 
@@ -110,15 +105,15 @@ def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     if task.row.view in dicom.OTHER_VIEWS:
         raise Rejected("the labels CSV says that it is not a frontal view")
     picture, facts, content = render(job, task)
-    identifiers = facts.pop("identifiers")
+    identifiers = facts["identifiers"]
     patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
-    return picture, {fact: facts[fact] for fact in KEPT if fact in facts} | {
+    told = {fact: facts[fact] for fact in KEPT} | {column: task.row.disease.get(column, "") for column in DISEASE}
+    return picture, told | {
         "image_id": task.image_id,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "patient_from": patient_from,
         "label": task.row.label,
-        **{column: task.row.disease.get(column, "") for column in DISEASE},
         "original_width": facts["width"],
         "original_height": facts["height"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
@@ -132,8 +127,7 @@ def render(job: Job, task: Task) -> tuple[np.ndarray, dict, bytes]:
     """Grey pixels before any refining, facts, and the bytes of a DICOM, JPG or PNG file; Rejected for any other."""
     (kind, content), settings = images.load(job.source / task.file), job.settings
     if kind != "dicom":
-        picture, facts = images.read(content, settings.bits)
-        return picture, {"identifiers": {}} | facts, content
+        return *images.read(content, settings.bits), content
     return *dicom.read(content, settings.voi, settings.bits, settings.polarity), content
 
 
@@ -159,13 +153,8 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
         files[f"masks/{task.image_id}_{shown}.png"] = images.encode(small, "png")
     for file, content in files.items() if job.folder else ():
         (job.folder / file).write_bytes(content)
-    return {
-        "file": name,
-        "sha256": hashlib.sha256(files[name]).hexdigest(),
-        "width": width,
-        "height": height,
-        "spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else "",
-    }
+    told = {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "width": width, "height": height}
+    return told | {"spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else ""}
 
 
 def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -38,10 +38,7 @@ def _words(text: str) -> set[str]:
 
 
 # Closed lists: the only values of a header that a reason may repeat.
-OTHER_MODALITIES = _words(
-    "AR AU BI CT DG DOC ECG EPS ES FID GM HC IO IVOCT IVUS KO LS MG MR NM OCT OP OPT OT PR PT PX REG RF RG RTDOSE "
-    "RTIMAGE RTPLAN RTRECORD RTSTRUCT SC SEG SM SR TG US VL XA XC"
-)
+OTHER_MODALITIES = _words("BI CT DG ECG ES IO KO MG MR NM OCT OP OT PR PT PX RF RG RTDOSE RTIMAGE SC SEG SR US XA XC")
 SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1}  # and those whose three channels may turn out to be equal
 SAMPLES |= dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3)
 OTHER_COLOURS = {"PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "ARGB", "HSV", "CMYK"}
@@ -56,7 +53,7 @@ OTHER_BODY_PARTS = _words(
     "SACRUM SCAPULA SHOULDER SKULL SPINE SSPINE STERNUM TEETH THIGH THUMB TIBIA TOE TSPINE WRIST"
 )
 ANIMALS = _words("AVIAN BOVINE CANINE EQUINE FELINE OVINE PORCINE VETERINARY")
-HUMAN = {"", "HUMAN", "HOMO SAPIENS"}
+HUMAN = {"PatientSpeciesDescription": {"", "HUMAN", "HOMO SAPIENS"}, "PatientBreedDescription": {""}}
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
 SIDES = _words("LEFT RIGHT BILATERAL UNILATERAL")
 VIEW_WORDS = {"PA": ({"PA"}, {"POSTERO", "ANTERIOR"}, {"POSTEROANTERIOR"})}
@@ -120,13 +117,11 @@ def read(
 
     `source` is a path, or all bytes of a file. Returns the picture, (height, width) of uint8 or (`bits` 16) uint16, and
     a dict of facts: photometric, bits (stored), width, height, spacing_mm (or None), view (PA, AP or ''), body_part
-    (CHEST, THORAX or 'guessed'), laterality (L, R, B, U or ''), modality, transfer_syntax, rendering (VOI LUT, window
-    or range); for a person to look at: grey_range ('declared'; 'used', if less is used than the header allows;
-    'unknown', if that leaves it nearly flat), faulty (elements that were left out), contradiction (pairs of elements);
-    and for pseudonyms alone, identifiers: patient_id, sop_instance_uid, acquired (a date or None).
-    Raises Rejected for every other file. The way of the pixels is PS3.3 C.11 and PS3.4 N.2: modality LUT, then VOI LUT
-    or window (unless `voi` is false), then inversion by PresentationLUTShape or, without one or with `polarity`
-    'photometric', for MONOCHROME1. Padding (PixelPaddingValue) is rendered as any other value, as dcmtk does.
+    (CHEST, THORAX or 'guessed'), laterality (L, R, B, U or ''), transfer_syntax, rendering (VOI LUT, window or range);
+    for a person: grey_range (see images.rendered), faulty and contradiction (elements); and for pseudonyms alone,
+    identifiers: patient_id, sop_instance_uid, acquired (a date or None). Raises Rejected for every other file.
+    The pixels go the way of PS3.3 C.11 and PS3.4 N.2: modality LUT, then VOI LUT or window (unless `voi` is false),
+    then inversion by PresentationLUTShape or, without one or with `polarity` 'photometric', for MONOCHROME1.
     """
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
@@ -139,8 +134,7 @@ def read(
         _refuse_kind(header)
         facts = _facts(header)
     with _guarded(f"PixelData cannot be decoded: TransferSyntaxUID is {facts['transfer_syntax']}"):
-        _refuse_undecodable(header, facts)
-        stored = _stored_patterns(header, facts["bits"])
+        stored = _stored_patterns(header, facts)
     with _guarded("its grey values cannot be rendered"):
         half = 2 ** (facts["bits"] - 1) if header.whole("PixelRepresentation") else 0  # negative ones come first
         for some in (images.few_rows(stored), stored):  # a few tell that most radiographs are rightly declared
@@ -185,7 +179,7 @@ def _refuse_kind(header: _Header) -> None:
         raise Rejected(f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
     sop = str(header.value("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop not in SOP_CLASSES:
-        name = UID_dictionary[sop][0] if sop in UID_dictionary else _shown(sop, set())
+        name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
         raise Rejected(f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
     frames, samples = header.whole("NumberOfFrames", 1) or 1, header.whole("SamplesPerPixel", 1) or 1
     if frames != 1:
@@ -208,10 +202,9 @@ def _refuse_kind(header: _Header) -> None:
 
 def _facts(header: _Header) -> dict:
     """What a header says of its radiograph, and whose it is; Rejected if it is not a frontal one of a human chest."""
-    species, breed = header.text("PatientSpeciesDescription"), header.text("PatientBreedDescription")
-    if species not in HUMAN or breed or (animal := header.naming(ANIMALS, DESCRIPTIONS)):
-        by = "PatientSpeciesDescription" if species not in HUMAN else "PatientBreedDescription" if breed else animal
-        raise Rejected(f"the patient is an animal: {by}")
+    strange = [keyword for keyword, human in HUMAN.items() if header.text(keyword) not in human]
+    if animal := " ".join(strange) or header.naming(ANIMALS, DESCRIPTIONS):
+        raise Rejected(f"the patient is an animal: {animal}")
     part, side = _body_part(header)
     view, contradiction = _view(header)
     photometric, shape = header.text("PhotometricInterpretation"), header.text("PresentationLUTShape")
@@ -220,11 +213,10 @@ def _facts(header: _Header) -> dict:
     if part == "guessed" and side in ("L", "R"):
         contradiction += " ImageLaterality BodyPartExamined"  # a chest is no paired part
     facts = {"photometric": photometric, "bits": header.whole("BitsStored"), "spacing_mm": _spacing(header)}
-    facts |= {"width": header.whole("Columns"), "height": header.whole("Rows"), "modality": header.text("Modality")}
+    facts |= {"width": header.whole("Columns"), "height": header.whole("Rows"), "contradiction": contradiction.strip()}
     facts |= {"view": view, "body_part": part, "laterality": side, "transfer_syntax": _transfer_syntax(header)}
     patient, uid = (str(header.value(keyword) or "").strip() for keyword in ("PatientID", "SOPInstanceUID"))
-    identifiers = {"patient_id": patient, "sop_instance_uid": uid, "acquired": _acquired(header)}
-    return facts | {"contradiction": contradiction.strip(), "identifiers": identifiers}
+    return facts | {"identifiers": {"patient_id": patient, "sop_instance_uid": uid, "acquired": _acquired(header)}}
 
 
 def _body_part(header: _Header) -> tuple[str, str]:
@@ -270,8 +262,8 @@ def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str]
         for item in header.value(keyword) or ():
             inner = item.get(modifiers) or header.value(modifiers) or ()
             return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
-        return "", set(), set()
-    header.faulty.add(keyword)
+    if header.value(keyword):
+        header.faulty.add(keyword)
     return "", set(), set()
 
 
@@ -297,10 +289,9 @@ def _standard_meaning(value: str, scheme: str) -> str:
 
 def _spacing(header: _Header) -> float | None:
     """Millimetres between square pixels at the detector; None if not given, not square or not sensible."""
-    for pair in map(header.numbers, ("ImagerPixelSpacing", "PixelSpacing")):
-        if len(pair) == 2 and 0.01 < pair[0] < 5 and abs(pair[0] - pair[1]) < 0.01 * pair[0]:
-            return round(pair[0], 4)
-    return None
+    pairs = map(header.numbers, ("ImagerPixelSpacing", "PixelSpacing"))
+    right = (p for p in pairs if len(p) == 2 and 0.01 < p[0] < 5 and abs(p[0] - p[1]) < 0.01 * p[0])
+    return next((round(across, 4) for across, _ in right), None)
 
 
 def _acquired(header: _Header) -> date | None:
@@ -322,35 +313,25 @@ def _transfer_syntax(header: _Header) -> str:
         header.faulty.add("TransferSyntaxUID")
         explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
         meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
-    name = str(meta.TransferSyntaxUID)
-    return uid.UID_dictionary[name][0] if name in uid.UID_dictionary else "not a known one"
+    return uid.UID_dictionary.get(str(meta.TransferSyntaxUID), ["not a known one"])[0]
 
 
-def _refuse_undecodable(header: _Header, facts: dict) -> None:
+def _stored_patterns(header: _Header, facts: dict) -> np.ndarray:
+    """Each pixel as an unsigned number, (height, width), whose lowest bits (BitsStored) are the stored ones."""
+    from pydicom.pixels import pixel_array
     from pydicom.uid import JPEGExtended12Bit
 
-    syntax, name = header.elements.file_meta.TransferSyntaxUID, facts["transfer_syntax"]
-    if syntax == JPEGExtended12Bit and facts["bits"] > 8:
+    syntax, name, bits = header.elements.file_meta.TransferSyntaxUID, facts["transfer_syntax"], facts["bits"]
+    if syntax == JPEGExtended12Bit and bits > 8:
         raise Rejected(f"no decoder of {name} at 12 bits has a permissive licence: decompress it with DCMTK's dcmdjpeg")
     samples = 2 if facts["photometric"] == "YBR_FULL_422" else SAMPLES[facts["photometric"]]
-    has, needs = len(header.elements.PixelData), facts["width"] * facts["height"] * samples
-    needs *= header.whole("BitsAllocated") // 8
-    if not syntax.is_encapsulated and has < needs:
+    needs = facts["width"] * facts["height"] * samples * header.whole("BitsAllocated") // 8
+    if not syntax.is_encapsulated and (has := len(header.elements.PixelData)) < needs:
         raise Rejected(f"PixelData has {has:,} bytes and its pixels need {needs:,}")
-
-
-def _stored_patterns(header: _Header, bits: int) -> np.ndarray:
-    """Each pixel as an unsigned number, (height, width), whose lowest `bits` (BitsStored) are the stored ones."""
-    from pydicom.pixels import pixel_array
-
-    pixels = pixel_array(header.elements, correct_unused_bits=False)
-    if pixels.shape[:2] != (header.whole("Rows"), header.whole("Columns")):
-        raise Rejected("PixelData does not have the size that Rows and Columns say")
-    pixels = images.one_channel(pixels, "PixelData")
+    pixels = images.one_channel(pixel_array(header.elements, correct_unused_bits=False), "PixelData")
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(f"u{pixels.itemsize}")
-    unused_below = header.whole("HighBit", bits - 1) + 1 - bits
-    encapsulated = header.elements.file_meta.TransferSyntaxUID.is_encapsulated
-    return pixels >> unused_below if unused_below > 0 and not encapsulated else pixels
+    unused_below = 0 if syntax.is_encapsulated else header.whole("HighBit", bits - 1) + 1 - bits
+    return pixels >> unused_below if unused_below > 0 else pixels
 
 
 def _shown(value: str, closed: set[str]) -> str:

@@ -42,9 +42,8 @@ def prepare(
     split; a `layout` says where the labels stand if elsewhere (see sources.layout). `workers` are processes, by default
     one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
-    name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written. In
-    both cases nothing new bears the dataset's name. The same call again finds the work done and returns at once, or
-    goes on where a stopped one was, to the same result.
+    name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written.
+    Then nothing new bears the dataset's name. The same call again finds the work done, or goes on where it was stopped.
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
@@ -53,12 +52,12 @@ def prepare(
         key = pseudonyms.PUBLIC if is_phantom(name) and _is_invented(source) else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
-        done = _done(folder, fingerprint)
-        _clear(folder, None if done else part)
-        if done:
+        if _done(folder, fingerprint):
+            _clear(folder, None)
             return folder
+        _clear(folder, part)
         masked = any(row.masks for row in (rows or {}).values())
-        for inner in ("images", "examples") + (("masks",) if masked else ()):
+        for inner in ["images", "examples"] + ["masks"] * masked:
             (part / inner).mkdir(parents=True, exist_ok=True)
         job = Job(source, part, settings, key, paths.suspected_text(name))
         job.suspects.mkdir(parents=True, exist_ok=True)
@@ -96,10 +95,7 @@ def check(
 
 
 def phantom(
-    name: str = "phantom",
-    size: PhantomSettings = SMOKE,
-    settings: PrepareSettings = DEFAULTS,
-    progress: bool = True,
+    name: str = "phantom", size: PhantomSettings = SMOKE, settings: PrepareSettings = DEFAULTS, progress: bool = True
 ) -> Path:
     """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
     from tqdm.auto import tqdm
@@ -192,33 +188,31 @@ def _convert(
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
     from tqdm.auto import tqdm
 
-    for entry in journal:
-        if "reason" not in entry and not _is_whole(job.folder / entry["file"], entry["sha256"]):
-            journal.forget(entry["position"])
-    bar = tqdm(total=len(files), initial=len(journal), desc="prepare", unit=" files", disable=not progress)
+    done = {entry["position"] for entry in journal if "reason" in entry or _is_whole(job.folder / entry["file"], entry)}
+    bar = tqdm(total=len(files), initial=len(done), desc="prepare", unit=" files", disable=not progress)
+
+    def told(position: int, image_id: str, entry: dict) -> None:
+        journal.add({"position": position, "file": image_id} | entry)
+        bar.update()
 
     def tasks() -> Iterator[Task]:
         for position, file in enumerate(files, start=1):
-            image_id = pseudonyms.image_id(job.key, os.fsencode(file))
-            if position in journal:
-                continue
-            if rows is None or file in rows:
+            image_id = pseudonyms.image_id(job.key, file)
+            if position not in done and rows is not None and file not in rows:
+                told(position, image_id, {"reason": "it has no row in the labels CSV"})
+            elif position not in done:
                 yield Task(file, image_id, rows[file] if rows else sources.Row(), position)
-            else:
-                journal.add({"position": position, "file": image_id, "reason": "it has no row in the labels CSV"})
-                bar.update()
 
     with bar:
         workers = workers or (processes.cores() if len(files) >= FEW else 1)
-        for task, told in processes.spread(partial(convert.convert, job), tasks(), workers, imports=convert.LOADED):
-            told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
-            journal.add({"position": task.position, "file": task.image_id} | told)
-            bar.update()
+        for task, entry in processes.spread(partial(convert.convert, job), tasks(), workers, imports=convert.LOADED):
+            lost = isinstance(entry, processes.Lost)
+            told(task.position, task.image_id, {"reason": entry.reason} if lost else entry)
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a power cut spared this file."""
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+def _is_whole(path: Path, entry: dict) -> bool:
+    """Whether a power cut spared the image of this entry."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 
 
 def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
@@ -239,7 +233,7 @@ def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
     first = [columns["label"].index(label) for label in sorted(set(columns["label"]), reverse=True)]
     tasks = [Task(files[columns["position"][n] - 1], columns["image_id"][n], sources.Row()) for n in first]
-    for _, kept in processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED):
-        if kept is not True:
-            raise ValueError("a source file has changed while it was prepared: run the same command again")
+    kept = processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED)
+    if any(outcome is not True for _, outcome in kept):
+        raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]

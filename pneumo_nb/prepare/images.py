@@ -4,7 +4,6 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM 
 JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
 END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
 FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-LARGEST_FILE = 400_000_000  # bytes: ten bytes for each pixel of the largest picture
 SMALLEST_SIDE = 64  # pixels: nothing smaller can be read as a radiograph
 LARGEST_PICTURE = 40_000_000  # pixels: twice a 43 x 43 cm detector at 0.1 mm
 WIDE = 4  # times the values: a window that is wider was not made for them
@@ -30,31 +28,20 @@ class Rejected(ValueError):
 
 
 def load(path: Path) -> tuple[str, bytes]:
-    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, whatever its name, and all its bytes.
-
-    Rejected for all else. A file is opened once, so that it cannot be exchanged between looking and reading.
-    """
+    """'dicom', 'jpg' or 'png' by the first bytes of a regular file, opened once, and all its bytes; else Rejected."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise Rejected("it is a link or not a regular file")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
-            kind = _kind(file.read(132))
-            size = os.fstat(handle).st_size
-            if size > LARGEST_FILE:
-                raise Rejected(f"it is larger than {LARGEST_FILE:,} bytes")
-            file.seek(0)
-            return kind, file.read(size)
+            start = file.read(132)
+            kinds = {"dicom": start[128:] == DICOM or HEADLESS.match(start)}
+            kinds |= {"jpg": start.startswith(JPG), "png": start.startswith(PNG)}
+            if not any(kinds.values()):
+                raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
+            return next(filter(kinds.get, kinds)), start + file.read()
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
-
-
-def _kind(start: bytes) -> str:
-    is_dicom = start[128:] == DICOM or HEADLESS.match(start)
-    for name, found in (("dicom", is_dicom), ("jpg", start[:3] == JPG), ("png", start[:8] == PNG)):
-        if found:
-            return name
-    raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
 
 
 def refuse_size(width: int, height: int, what: str = "its size") -> None:
@@ -68,11 +55,10 @@ def refuse_size(width: int, height: int, what: str = "its size") -> None:
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """A grey JPG or PNG -> (height, width) of uint8 or (`bits` 16) uint16, and facts named as those of `dicom.read`.
 
-    Colour is accepted only if all three channels are equal, alpha only if it is opaque. White is taken to be dense; an
-    EXIF orientation is ignored, as are all other metadata and what follows the end of the image. Rejected for a file
-    that is cut short, in colour, transparent or of a wrong size.
+    Equal channels and an opaque alpha are grey, white is dense; metadata (EXIF) and what follows the image are ignored.
+    Rejected for a file that is cut short, in colour, transparent or of a wrong size.
     """
-    refuse_size(*_size(content))
+    refuse_size(*_extent(content)[:2])
     picture = decode(content)
     if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
         raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
@@ -82,10 +68,9 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
         raise Rejected("all its pixels have one grey value")
     low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
     grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
-    height, width = picture.shape
-    facts = {"photometric": "", "bits": 8 * picture.itemsize, "width": width, "height": height, "spacing_mm": None}
-    facts |= dict.fromkeys(("view", "body_part", "laterality", "modality", "transfer_syntax", "rendering"), "")
-    facts |= {"grey_range": "unknown" if flat else known, "faulty": "", "contradiction": "", "identifiers": {}}
+    facts = dict.fromkeys(("photometric", "view", "body_part", "faulty", "contradiction"), "")
+    facts |= {"bits": 8 * picture.itemsize, "width": picture.shape[1], "height": picture.shape[0], "spacing_mm": None}
+    facts |= {"grey_range": "unknown" if flat else known, "identifiers": {}}
     return look_up(levels(grey, bits), picture), facts
 
 
@@ -100,23 +85,19 @@ def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    end = _end(content)
-    if not end:
-        raise Rejected("it ends before the end of the image")
-    try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8, end), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError):
-        picture = None
-    if picture is None:
-        raise Rejected("its pixels cannot be decoded")
-    return picture
+    image = np.frombuffer(content, np.uint8, _extent(content)[2])
+    with suppress(cv2.error, MemoryError):
+        picture = cv2.imdecode(image, cv2.IMREAD_UNCHANGED)
+        if picture is not None:
+            return picture
+    raise Rejected("its pixels cannot be decoded")
 
 
 def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
     """The bytes of a JPG or PNG file without metadata. The caller writes them: cv2.imwrite is silent on a full disk."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     done, content = cv2.imencode(f".{form}", picture, options)
-    if not done:
+    if not done:  # JPG has at most 65,500 pixels a side
         raise ValueError(f"a {picture.shape[1]} x {picture.shape[0]} picture cannot be encoded as {form}")
     return content.tobytes()
 
@@ -131,42 +112,35 @@ def tile(path: Path, side: int) -> np.ndarray:
 def unusual(tiles: np.ndarray) -> np.ndarray:
     """How unlike the others each of the (images, side, side) tiles looks: (images,), about 1 for an ordinary one.
 
-    At 16 x 16 places, how far the grey is from the median of all tiles, in units of how far it typically is; then the
-    mean over the places. One grey level is added to the unit, so that places that never change do not decide.
+    At 16 x 16 places, how far the grey is from the median of all tiles, in units of how far it typically is (and one
+    grey level, so that places that never change do not decide); then the mean over the places.
     """
     grey = np.stack([cv2.resize(one, (16, 16), interpolation=cv2.INTER_AREA) for one in tiles]).astype(np.float32)
     distance = np.abs(grey - np.median(grey, axis=0))
     return (distance / (np.median(distance, axis=0) + 1)).mean(axis=(1, 2))
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height as the file says, found before anything is decoded."""
-    if content[:8] == PNG:
-        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    for marker, place in _segments(content):
-        if marker in FRAME_HEADERS:
-            height, width = content[place + 3 : place + 5], content[place + 5 : place + 7]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-    raise Rejected("it has no frame header")
+def _extent(content: bytes) -> tuple[int, int, int]:
+    """Width and height as a JPG or PNG says, and how many bytes it takes without what may follow it; not decoded yet.
 
-
-def _segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker of a JPG and the place behind it, up to the end of the image."""
-    place, marker = 2, 0
-    while marker not in (END_OF_JPG, START_OF_JPG) and (found := JPG_MARKER.search(content, place)):
+    Rejected if it ends too early.
+    """
+    width = height = marker = 0
+    if content.startswith(PNG):
+        place, kind = 8, b""
+        while kind != b"IEND" and place < len(content):
+            kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if kind == b"IEND" and place <= len(content):
+            return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"), place
+    place = len(content) if content.startswith(PNG) else 2
+    while marker != START_OF_JPG and (found := JPG_MARKER.search(content, place)):
         marker, place = found[1][0], found.end()
-        yield marker, place
+        if marker == END_OF_JPG:
+            return width, height, place
+        if marker in FRAME_HEADERS:
+            height, width = (int.from_bytes(content[place + at : place + at + 2], "big") for at in (3, 5))
         place += int.from_bytes(content[place : place + 2], "big")
-
-
-def _end(content: bytes) -> int | None:
-    """How many bytes the image takes, without what may follow it; None if it ends too early."""
-    if content[:8] != PNG:
-        return next((place for marker, place in _segments(content) if marker == END_OF_JPG), None)
-    place, kind = 8, b""
-    while kind != b"IEND" and place < len(content):
-        kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
-    return place if kind == b"IEND" and place <= len(content) else None
+    raise Rejected("it ends before the end of the image")
 
 
 def histogram(picture: np.ndarray) -> np.ndarray:
@@ -183,8 +157,8 @@ def few_rows(picture: np.ndarray) -> np.ndarray:
 def used_range(counts: np.ndarray, least: int = 0) -> tuple[int, int, str]:
     """Lowest and highest value of the range that a picture uses, and whether that range is 'declared' or 'used'.
 
-    `counts` (values,) are the pixels of each value from `least` on, as many values as are declared. If a range of
-    fewer whole bits, such as 12 bits of 16, holds all that occur, it is taken: more bits are declared than are used.
+    `counts` (values,) are the pixels of each value from `least` on, of all that are declared. If a range of fewer
+    whole bits, such as 12 bits of 16, holds all that occur, it is taken.
     """
     low, high = (int(value) + least for value in np.flatnonzero(counts)[[0, -1]])
     half = 2 ** max(1, max(high, ~low).bit_length())
@@ -216,9 +190,10 @@ def spread(grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def rendered(header: Any, counts: np.ndarray, least: int, voi: bool) -> tuple[np.ndarray, str, str]:
-    """Grey from 0 to 1 of each value of a DICOM file (a table is far shorter than a picture), how, and by what range.
+    """Grey from 0 to 1 of each value of a DICOM file, by what rendering, and by what range of values.
 
-    `header` is that of dicom.read; `counts` (values,) are the pixels of each value from `least` on.
+    `header` is that of dicom.read; `counts` (values,) are the pixels of each value from `least` on. The range is
+    'declared'; 'used', if less is used than the header allows; 'unknown', if that leaves the radiograph nearly flat.
     """
     padding = header.first("PixelPaddingValue")
     if padding is not None:  # it is rendered, but says nothing of the range
@@ -249,20 +224,18 @@ def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.nd
     table = _through_lut(header, "ModalityLUTSequence", stored)
     if table:
         return table[0], 0.0, *table[1:]
-    slope, intercept = header.first("RescaleSlope"), header.first("RescaleIntercept") or 0.0
+    slope, intercept = (header.numbers("RescaleSlope") or [1.0])[0], header.first("RescaleIntercept") or 0.0
     low, high, known = used_range(counts, least)
-    if slope is not None and not (slope and math.isfinite(slope * 65536 + intercept)):
+    if not slope or not math.isfinite(slope * 65536 + intercept):
         header.faulty.add("RescaleSlope")
-        slope, intercept = None, 0.0
-    slope = 1.0 if slope is None else slope
+        slope, intercept = 1.0, 0.0
     return stored * slope + intercept, *sorted((low * slope + intercept, high * slope + intercept)), known
 
 
 def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, float, str] | None:
     """PS3.3 C.11.1.1.1: entries for values, the largest there can be, and whether that is 'declared' or 'used'.
 
-    Below the table its first entry holds, above it its last. None without a table, or with a faulty one.
-    pydicom's own functions index with the type of the entries, so that more than 256 entries of 8 bits wrap around.
+    None without a table, or with a faulty one. (pydicom's own functions wrap around at 256 entries of 8 bits.)
     """
     items = header.value(keyword)
     if not items:
@@ -277,9 +250,8 @@ def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, 
             words = ("<" if header.elements.file_meta.TransferSyntaxUID.is_little_endian else ">") + "u2"
             data = np.frombuffer(data, words if len(data) >= 2 * count else np.uint8)
         entries = np.asarray(data, np.float64)[:count]
-        most, white = int(entries.max()), 2**bits - 1
-        known = "declared" if white // 2 <= most <= white else "used"
-        white = white if known == "declared" else 2 ** max(1, most.bit_length()) - 1
+        white = 2 ** max(1, int(entries.max()).bit_length()) - 1
+        known = "declared" if white == 2**bits - 1 else "used"
         return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], white, known
     header.faulty.add(keyword)
     return None
@@ -297,11 +269,7 @@ def window(x: np.ndarray, centre: float, width: float, function: str) -> np.ndar
 
 
 def levels(grey: np.ndarray, bits: int, inverse: bool = False) -> np.ndarray:
-    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16.
-
-    Inverting these, not the fractions, makes a picture and its inverse exactly inverse; taking the nearest makes one
-    picture come out the same whether it was stored as MONOCHROME1 or 2.
-    """
+    """Greys between 0 and 1 -> the nearest levels of uint8 or (`bits` 16) uint16, inverted as levels: exactly so."""
     white = 2**bits - 1
     nearest = np.floor(np.clip(grey, 0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
     return white - nearest if inverse else nearest

@@ -26,16 +26,16 @@ LISTED = {  # what a person should look at: a column of the manifest, and what `
     "faulty": "have faulty elements, which were left out",
 }
 REJECTS = ["file", "position", "reason"]
+CLASSES = {"0": "negative", "1": "positive", "": "unlabelled"}
 UNKNOWN, PLACEHOLDER = "nothing: each image its own patient", "a placeholder, taken for one patient"
-NOT_KNOWN = UNKNOWN, PLACEHOLDER
 MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both on it may be no patient
 
 
 class Journal:
     """What converting tells of each file, on disk: found again after a kill, and never all in memory.
 
-    Entries have a position from 1 on and are appended, one JSON line each; read back in the order of positions. A line
-    that a kill cut short counts as not written. Of two entries for one position the last counts.
+    Entries have a position from 1 on, in the order of which they are read back; of two for one the last counts. Each is
+    a JSON line; one that a kill cut short counts as not written.
     """
 
     def __init__(self, path: Path, positions: int):
@@ -56,21 +56,11 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def __contains__(self, position: int) -> bool:
-        return self._places[position] >= 0
-
-    def __len__(self) -> int:
-        return sum(place >= 0 for place in self._places)
-
     def add(self, entry: dict) -> None:
         """Append `entry`, which has a "position"; once this returns, a kill of this process cannot undo it."""
         self._places[entry["position"]] = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
-
-    def forget(self, position: int) -> None:
-        """Take it that there is no entry for this position."""
-        self._places[position] = -1
 
     def __iter__(self) -> Iterator[dict]:
         for place in self._places:
@@ -85,25 +75,25 @@ def summary(dataset: dict) -> str:
     lines = [f"{counts['found']} files found: {counts['accepted']} accepted, {counts['rejected']} rejected"]
     lines += [f"  {number} rejected: {reason}" for reason, number in counts["reasons"].items()]
     for part, by_label in counts["parts"].items():
-        shown = ", ".join(f"{number} {_class(label)}" for label, number in by_label.items())
+        shown = ", ".join(f"{number} {CLASSES[label]}" for label, number in by_label.items())
         lines.append(f"{part}: {sum(by_label.values())} images, {shown}")
     if counts["duplicates"]:
         where = f"; {dataset['overlap_of_pictures']} pictures are in training and in testing" * (used == "given")
         lines.append(f"{counts['duplicates']} images show the same picture as another one{where}")
     if counts["uids_of_two_pictures"]:
         lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
-    if counts.get("suspected_text"):
+    if counts["suspected_text"]:
         where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
         lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
     for column, told in LISTED.items():
-        if number := counts.get(column):
+        if number := counts[column]:
             lines.append(f"{number} radiographs {told}: see {column} in manifest.csv")
     return "\n".join(lines + _leakage(counts))
 
 
 def _leakage(counts: dict) -> list[str]:
     """What can be said of patients on both sides of the split, and of those that nothing is known of."""
-    if "test" not in counts["parts"] or "share_a_patient" not in counts:  # prepared before format 3
+    if "test" not in counts["parts"]:
         return []
     unknown, shared, patients = counts["of_unknown_patients"], counts["share_a_patient"], counts["test_patients"]
     cannot = f"so that leakage cannot be excluded: {REMEDY}"
@@ -122,10 +112,6 @@ def _sharing(shared: list[int]) -> str:
     return f"{told} radiographs bear one PatientID" + " each" * (len(shared) > 1)
 
 
-def _class(label: str) -> str:
-    return {"0": "negative", "1": "positive"}.get(label, "unlabelled")
-
-
 def outcome(
     entries: Iterable[dict], files: list[str], rows: dict | None, settings: PrepareSettings
 ) -> tuple[dict[str, list], dict]:
@@ -141,7 +127,7 @@ def outcome(
         shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
         raise ValueError(f"none of the {len(files)} files became an image ({shown})")
     columns["split"] = _parts(columns, [files[p - 1] for p in columns["position"]], rows, settings)
-    known = {column: sum(value != "" for value in columns[column]) for column in ("stage", "view", "spacing_mm")}
+    known = ("stage", "view", "spacing_mm", "acquired")
     text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in entries)}
     return columns, {
         "settings": settings.model_dump(),
@@ -149,7 +135,7 @@ def outcome(
         "overlap": overlap(columns),
         "overlap_of_pictures": overlap(columns, "sha256"),
         "patients_from": dict(sorted(Counter(columns["patient_from"]).items())),
-        "known": known | {"acquired": sum(value != "" for value in columns["acquired"])},
+        "known": {column: len(columns[column]) - columns[column].count("") for column in known},
     }
 
 
@@ -192,13 +178,13 @@ def _parts(columns: dict[str, list], files: list[str], rows: dict | None, settin
 
 
 def _counts(columns: dict[str, list], found: int, reasons: dict[str, int]) -> dict:
-    parts: dict[str, dict[str, int]] = {}
+    parts: dict[str, dict[str, int]] = {part: {} for part in sorted(set(columns["split"]))}
     for (part, label), number in sorted(Counter(zip(columns["split"], columns["label"], strict=True)).items()):
-        parts.setdefault(part, {})[label] = number
+        parts[part][label] = number
     accepted, patients, shared = len(columns["label"]), columns["patient_id"], _sharers(columns)
-    named = {who for who, told in zip(patients, columns["patient_from"], strict=True) if told not in NOT_KNOWN}
-    in_test = {who for who, part in zip(patients, columns["split"], strict=True) if part == "test"}
-    known = named - set(shared)
+    where_from, no_one = zip(patients, columns["patient_from"], strict=True), {UNKNOWN, PLACEHOLDER}
+    known = {patient for patient, told in where_from if told not in no_one} - set(shared)
+    in_test = {patient for patient, part in zip(patients, columns["split"], strict=True) if part == "test"}
     return {
         "found": found,
         "accepted": accepted,

@@ -4,9 +4,9 @@ import hmac
 import os
 import re
 import secrets
+import tempfile
 from contextlib import suppress
 from datetime import date, timedelta
-from pathlib import Path
 
 from pneumo_nb import paths
 
@@ -25,7 +25,13 @@ def key(make: bool = True) -> bytes:
         if not make:
             return secrets.token_bytes(32)
         with paths.writing(path):
-            _make(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", suffix=".part") as beside:
+                beside.write(secrets.token_hex(32) + "\n")
+                beside.flush()
+                os.fsync(beside.fileno())
+                with suppress(FileExistsError):  # the name is taken: the first process wins
+                    os.link(beside.name, path)
     if path.stat().st_mode & 0o077:
         raise ValueError(f"{path.name} can be read by others: chmod 600 {path.name}, or a new key if they have read it")
     text = path.read_text(errors="replace").strip()
@@ -34,45 +40,26 @@ def key(make: bool = True) -> bytes:
     return bytes.fromhex(text)
 
 
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # the name is taken: the first process wins
-            os.link(beside, path)
-    finally:
-        beside.unlink()
-
-
-def digest(secret: bytes, kind: str, content: bytes) -> str:
+def digest(secret: bytes, kind: str, name: str) -> str:
     """HMAC-SHA256 in hexadecimal; `kind` keeps, say, a patient and a file of one name apart."""
-    return hmac.new(secret, kind.encode() + b"\0" + content, "sha256").hexdigest()
+    return hmac.new(secret, f"{kind}\0{name}".encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
-def image_id(secret: bytes, relative_path: bytes) -> str:
+def image_id(secret: bytes, relative_path: str) -> str:
     """Pseudonym of a file by its path within the source folder: r- and 12 hexadecimal digits."""
     return "r-" + digest(secret, "image", relative_path)[:12]
 
 
 def shifted(secret: bytes, patient: str, day: date) -> date:
     """`day` moved back by 1 to 3653 days, as many for all days of one patient: intervals stay, the dates do not."""
-    return day - timedelta(1 + int(digest(secret, "days", _bytes(patient)), 16) % 3653)
+    return day - timedelta(1 + int(digest(secret, "days", patient), 16) % 3653)
 
 
 def patient_id(secret: bytes, patient: str) -> str:
     """Pseudonym of a patient: p- and 12 hexadecimal digits."""
-    return "p-" + digest(secret, "patient", _bytes(patient))[:12]
+    return "p-" + digest(secret, "patient", patient)[:12]
 
 
 def instance(secret: bytes, uid: str) -> str:
     """Pseudonym of a SOPInstanceUID: 16 hexadecimal digits, or '' for none."""
-    return digest(secret, "instance", _bytes(uid))[:16] if uid else ""
-
-
-def _bytes(patient: str) -> bytes:
-    return patient.encode("utf-8", "surrogateescape")
+    return digest(secret, "instance", uid)[:16] if uid else ""

@@ -108,14 +108,11 @@ def read(
 ) -> tuple[list[str], dict[str, Row] | None]:
     """Every input under `source`, sorted as bytes, and a Row for those that have one, by their paths within `source`.
 
-    An input is whatever is not a folder: also links, which are not followed, and files of a wrong kind, so that each of
-    them is accounted for. Not inputs: the labels CSV, the masks that it names, and a `phantom.json`.
-
-    `labels` is the CSV, or else labels.csv in `source`, or else there are no rows (None) unless the `layout` is one of
-    folders. Columns: file and label (0 or 1); if wanted patient_id, view, those of DISEASE, lung_mask, opacity_mask,
-    and split (train, test, validation; needed and read only for `given_split`); all others are ignored. Paths are
-    relative to the CSV's folder, or else to `source`. One ValueError names the first faulty rows by number (the header
-    is row 1), never by content.
+    An input is whatever is not a folder, also links, which are not followed, so that each is accounted for; but not the
+    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV, or else labels.csv in `source`, or
+    else there are no rows (None), unless the `layout` is one of folders; data/README.md tells its columns, of which
+    split is read only for `given_split`. One ValueError names the first faulty rows by number (the header is row 1),
+    never by content.
     """
     files = _walked(source)
     if layout and layout.folders:
@@ -131,8 +128,7 @@ def read(
         return files, None
     path = path.parent.resolve() / path.name
     files = [file for file in files if source / file != path]
-    table = _table(path)
-    rows = _rows(_from_layout(table, files, layout) if layout else table, path.parent, source, files, given_split)
+    rows = _rows(_table(path), layout or Layout(), path.parent, source, files, given_split)
     masks = {mask for row in rows.values() for mask in row.masks.values()}
     return [file for file in files if source / file not in masks], rows
 
@@ -160,9 +156,8 @@ def _from_folders(files: list[str], layout: Layout, given_split: bool) -> dict[s
         label = _label([folder, folder.removeprefix("folder_")], layout)
         part = next(filter(None, map(_part, reversed(above))), "") if given_split else ""
         if label and given_split and not part:
-            raise ValueError(
-                "split=given needs a folder such as train, test_images or val above each folder of a class"
-            )
+            what = "a folder such as train, test_images or val above each folder of a class"
+            raise ValueError(f"split=given needs {what}")
         if label:
             rows[file] = Row(label, split=part)
     _refuse_one_sided(rows.values(), given_split, "no file lies in a folder")
@@ -198,8 +193,6 @@ def _table(path: Path) -> list[list[str]]:
         raise ValueError(what + ': a " that begins a cell must end it, and one within it is written ""') from None
     finally:
         csv.field_size_limit(limit)
-    while table and not any(table[-1]):
-        table.pop()
     header = table[0] if table else []
     while header and not header[-1]:
         header.pop()
@@ -207,40 +200,6 @@ def _table(path: Path) -> list[list[str]]:
         raise ValueError("the labels CSV has two columns of one name in row 1")
     wide = len(header)
     return [cells if any(cells[wide:]) else cells[:wide] + [""] * (wide - len(cells)) for cells in table]
-
-
-def _from_layout(table: list[list[str]], files: Iterable[str], layout: Layout) -> list[list[str]]:
-    """The table with our columns; a row that is not wanted becomes empty, so that all others keep their numbers."""
-    named = {theirs: ours for ours, theirs in layout.columns.items()}
-    missing = sorted(theirs for theirs in named if not table or theirs not in table[0])
-    if missing:
-        raise ValueError(f"the labels CSV has no column {', '.join(missing)} in row 1: see --layout and --columns")
-    header = [named.get(name, name if name not in layout.columns else f"other {name}") for name in table[0]]
-    places: dict[str, list[str]] = {}
-    for file in files if layout.published else ():
-        places.setdefault(_composed(PurePosixPath(file).name), []).append(file)
-    return [header] + [_cells(header, cells, places, number, layout) for number, cells in enumerate(table[1:], start=2)]
-
-
-def _cells(header: list[str], cells: list[str], places: dict, number: int, layout: Layout) -> list[str]:
-    if len(cells) != len(header):
-        return cells  # `_row` says what is wrong
-    row = dict(zip(header, cells, strict=True))
-    if layout.published:
-        found = places.get(PurePosixPath(row.get("file", "")).name, [])
-        if len(found) > 1:
-            raise ValueError(f"the labels CSV: row {number} names a file that is in SOURCE {len(found)} times")
-        if not found or not row.get("label") or (layout.views and row.get("view") not in layout.views):
-            return []
-        row["file"] = found[0]
-    if layout.positive and row.get("label"):
-        parts = row["label"].strip("[] ").split(layout.between) if layout.between else [row["label"]]
-        row["label"] = _label((re.sub(r"^['\"]|['\"]$", "", part.strip()).strip() for part in parts), layout)
-        if not row["label"]:
-            return []
-    if row.get("view") == "AP_horizontal":
-        row["view"] = "AP"
-    return list(row.values())
 
 
 def _label(classes: Iterable[str], layout: Layout) -> str:
@@ -251,19 +210,20 @@ def _label(classes: Iterable[str], layout: Layout) -> str:
     return "1" if names & set(layout.positive) else "0" if names & (set(layout.negative) or names) else ""
 
 
-def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], given_split: bool) -> dict[str, Row]:
-    needed = {"file", "label"} | ({"split"} if given_split else set())
-    if not table or not needed <= set(table[0]):
-        raise ValueError(f"the labels CSV needs the columns {', '.join(sorted(needed))}, separated by commas, in row 1")
+def _rows(
+    table: list[list[str]], layout: Layout, base: Path, source: Path, files: list[str], given_split: bool
+) -> dict[str, Row]:
+    header = _header(table[0] if table else [], layout, given_split)
     names: dict[str, list[str]] = {}
     for file in files:
-        names.setdefault(_composed(file), []).append(file)
+        names.setdefault(_composed(PurePosixPath(file).name if layout.published else file), []).append(file)
     rows, first_seen, repeated, faults, missing = {}, {}, {}, [], ""
     for number, cells in enumerate(table[1:], start=2):
-        if not any(cells):
-            continue
         try:
-            file, row = _row(table[0], cells, base, source, names, given_split)
+            found = any(cells) and _row(header, cells, layout, base, source, names, given_split)
+            if not found:
+                continue
+            file, row = found
             if file in rows:
                 repeated.setdefault(file, {rows[file].label}).add(row.label)
                 twice = "names the file of" if rows[file].label == row.label else "contradicts"
@@ -272,18 +232,29 @@ def _rows(table: list[list[str]], base: Path, source: Path, files: list[str], gi
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
             if str(fault) == NOT_THERE:
-                missing = missing or cells[table[0].index("file")]
+                missing = missing or cells[header.index("file")]
     hints = _hint(missing, files) if missing else []
     if repeated:
         ones = sum("1" in repeated.get(file, row.label) for file, row in rows.items())
-        hints += [
-            f"{len(repeated)} files have several rows: as one each, 1 if any is 1, {ones} of {len(rows)} are label 1"
-        ]
+        joined = f"as one each, 1 if any is 1, {ones} of {len(rows)} are label 1"
+        hints += [f"{len(repeated)} files have several rows: {joined}"]
     if faults:
         told = faults[:SHOWN] + [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN) + hints
         raise ValueError("the labels CSV: " + "; ".join(told))
     _refuse_one_sided(rows.values(), given_split, "the labels CSV has no row")
     return rows
+
+
+def _header(names: list[str], layout: Layout, given_split: bool) -> list[str]:
+    """The columns by our names; one that is called as ours is but stands for something else becomes 'other ...'."""
+    ours = {theirs: name for name, theirs in layout.columns.items()}
+    if missing := sorted(set(ours) - set(names)):
+        raise ValueError(f"the labels CSV has no column {', '.join(missing)} in row 1: see --layout and --columns")
+    header = [ours.get(name, f"other {name}" if name in layout.columns else name) for name in names]
+    needed = ["file", "label"] + ["split"] * given_split
+    if not set(needed) <= set(header):
+        raise ValueError(f"the labels CSV needs the columns {', '.join(needed)}, separated by commas, in row 1")
+    return header
 
 
 def _hint(name: str, files: list[str]) -> list[str]:
@@ -298,22 +269,34 @@ def _hint(name: str, files: list[str]) -> list[str]:
 
 
 def _row(
-    header: list[str], cells: list[str], base: Path, source: Path, names: dict, given_split: bool
-) -> tuple[str, Row]:
-    """One row, checked; each ValueError reads on from 'row 7 ...'."""
+    header: list[str], cells: list[str], layout: Layout, base: Path, source: Path, names: dict, given_split: bool
+) -> tuple[str, Row] | None:
+    """One row, checked, or None if the layout lets it pass; each ValueError reads on from 'row 7 ...'."""
     if len(cells) != len(header):
         raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
     value = dict(zip(header, cells, strict=True))
-    places = [folder / _downwards(value["file"]) for folder in (base, source)]
-    inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
-    found = next((names[name] for name in inside if name in names), [])
+    label, view, twice = value["label"], value.get("view", ""), "names two files, equal but for their form of Unicode"
+    if layout.positive and label:
+        classes = label.strip("[] ").split(layout.between) if layout.between else [label]
+        label = _label((re.sub(r"^['\"]|['\"]$", "", part.strip()).strip() for part in classes), layout)
+        if not label:
+            return None
+    if layout.published:
+        found = names.get(PurePosixPath(value["file"]).name, [])
+        if not found or not label or (layout.views and view not in layout.views):
+            return None
+        twice = f"names a file that is in SOURCE {len(found)} times"
+    else:
+        places = [folder / _downwards(value["file"]) for folder in (base, source)]
+        inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
+        found = next((names[name] for name in inside if name in names), [])
     if len(found) != 1:
-        raise ValueError("names two files, equal but for their form of Unicode: rename one" if found else NOT_THERE)
-    if value["label"] not in ("0", "1"):
+        raise ValueError(f"{twice}: rename one" if found else NOT_THERE)
+    if label not in ("0", "1"):
         raise ValueError("has no label 0 or 1")
     if "patient_id" in header and not value["patient_id"]:
         raise ValueError("has no patient_id: fill in all of them, or leave the column out")
-    part, view = value.get("split", "") if given_split else "", value.get("view", "").upper()
+    part, view = value.get("split", "") if given_split else "", view.upper().removesuffix("_HORIZONTAL")
     disease = {column: value[column] for column in DISEASE if value.get(column)}
     for column, text in disease.items():
         pattern, right = DISEASE[column]
@@ -322,7 +305,7 @@ def _row(
     if given_split and part not in PARTS.values():
         raise ValueError("has a split that is not train, test or validation")
     masks = {shown: _mask(value[column], base, source) for shown, column in MASKS.items() if value.get(column)}
-    return found[0], Row(value["label"], value.get("patient_id", ""), part, view, disease, masks)
+    return found[0], Row(label, value.get("patient_id", ""), part, view, disease, masks)
 
 
 def _downwards(text: str) -> str:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Container, Hashable, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 REMEDY = "a column patient_id in the labels CSV tells people apart, --set split=paper splits by image"
 
@@ -12,12 +14,10 @@ REMEDY = "a column patient_id in the labels CSV tells people apart, --set split=
 def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[str]:
     """'train', 'test' or 'validation' for each image, from its label ('0' or '1') and the group it must stay with.
 
-    A group is a patient, or for split `paper` a picture, so that only exact duplicates stay together.
-
-    `settings` has split, test_fraction, validation_fraction and split_seed (settings.PrepareSettings). The testing
-    set gets floor(test_fraction x n) images of each class of n images (112 and 28 of the paper's 564 and 142), or as
-    near to these numbers as whole groups allow. The validation part is drawn from what is left in the same manner.
-    ValueError: a class has too few images.
+    A group is a patient, or for split `paper` a picture, so that only exact duplicates stay together. `settings` are
+    PrepareSettings, or have their test_fraction, validation_fraction, split_seed and split. The testing set gets
+    floor(test_fraction x n) of the n images of each class (112 and 28 of the paper's 564 and 142), or as near to that
+    as whole groups allow; the validation part is drawn from the rest likewise. ValueError: a class is too small.
     """
     chance = np.random.default_rng(settings.split_seed)
     parts = np.full(len(labels), "train", dtype=object)
@@ -68,19 +68,11 @@ def _draw(labels: list[str], groups: list[Hashable], fraction: float, chance: np
     return drawn
 
 
-def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[str]:
-    """One name for all images that must stay together: those of one patient, and those of one and the same picture."""
-    parent: dict[str, str] = {}
-
-    def top(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for patient, picture in zip(patients, pictures, strict=True):
-        parent[top("patient " + patient)] = top("picture " + picture)
-    return [top("patient " + patient) for patient in patients]
+def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[int]:
+    """One number for all images that must stay together: those of one patient, and those of one picture."""
+    (_, patient), (_, picture) = (np.unique(names, return_inverse=True) for names in (patients, pictures))
+    pairs = coo_array((np.ones(len(patient)), (patient, picture + patient.max() + 1)), shape=(2 * len(patient),) * 2)
+    return connected_components(pairs, directed=False)[1][patient].tolist()
 
 
 def overlap(manifest, column: str = "patient_id", among: Container | None = None) -> int:

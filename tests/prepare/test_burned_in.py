@@ -76,7 +76,7 @@ def test_a_lone_letter_of_the_side_is_no_suspected_text(clean, letter):
     st.sampled_from([(64, 64), (64, 300), (301, 97), (64, 21001), (9001, 64)]),
     st.sampled_from(["u1", "u2"]),
 )
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_boxes_lie_within_any_picture_and_can_be_cut_out(seed, shape, kind):
     chance = np.random.default_rng(seed)
     image = (chance.random(shape) ** chance.integers(1, 30) * 255).astype(np.uint8)

@@ -138,7 +138,6 @@ def test_facts_are_numbers_and_words_from_closed_lists(tmp_path):
         "view": "",
         "body_part": "guessed",
         "laterality": "",
-        "modality": "CR",
         "transfer_syntax": "Explicit VR Little Endian",
         "rendering": "range",
         "grey_range": "declared",
