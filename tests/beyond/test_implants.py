@@ -1,13 +1,17 @@
+import csv
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
+import papermill
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumo_nb import metrics
+from pneumo_nb import metrics, paths, prepare, settings
 from pneumo_nb.beyond import implants
 from pneumo_nb.phantom import beam, disease, radiograph
 from pneumo_nb.prepare.convert import equalise
@@ -158,7 +162,7 @@ def test_the_notebook_puts_implants_into_real_normal_films_and_says_that_no_run_
         shutil.copy(shared / "data" / "nih-cxr" / row["file"], source / Path(row["file"]).name)
     lines = [f"{Path(row['file']).name},{row['label']},{row['patient_id']}" for row in kept]
     (home / "labels.csv").write_text("\n".join(["file,label,patient_id", *lines]))
-    prepare.prepare(source, "films", home / "labels.csv", settings.PrepareSettings(downsize=2), progress=False)
+    prepare.prepare(source, home / "labels.csv", "films", settings.PrepareSettings.of(downsize=2), progress=False)
     few = {"DATASET": "films", "RADIOGRAPHS": 6, "PLACES": 2, "DIAMETERS": [0.0, 5.0], "FILMS": 3}
     notebook = paths.notebooks() / "09_detectability.ipynb"
     done = papermill.execute_notebook(str(notebook), str(home / "out.ipynb"), few, progress_bar=False)
