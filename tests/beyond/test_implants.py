@@ -1,13 +1,17 @@
+import csv
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
+import papermill
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumo_nb import metrics
+from pneumo_nb import metrics, paths, prepare, settings
 from pneumo_nb.beyond import implants
 from pneumo_nb.phantom import beam, disease, radiograph
 from pneumo_nb.prepare.convert import equalise
@@ -146,3 +150,22 @@ def test_texture_cannot_tell_implants_from_the_phantoms_own_opacities():
         _, interval = told_apart(kinds["own"], kinds[kind])
         assert interval.low < 0.5 < interval.high
     assert told_apart(kinds["own"], kinds["healthy"])[0] > 0.9
+
+
+@pytest.mark.slow
+def test_the_notebook_puts_implants_into_real_normal_films_and_says_that_no_run_can_be_asked(shared, home):
+    rows = list(csv.DictReader((shared / "data" / "nih-cxr" / "labels.csv").open()))
+    kept = [row for label in "01" for row in [row for row in rows if row["label"] == label][:20]]
+    source = home / "source"
+    source.mkdir()
+    for row in kept:
+        shutil.copy(shared / "data" / "nih-cxr" / row["file"], source / Path(row["file"]).name)
+    lines = [f"{Path(row['file']).name},{row['label']},{row['patient_id']}" for row in kept]
+    (home / "labels.csv").write_text("\n".join(["file,label,patient_id", *lines]))
+    prepare.prepare(source, home / "labels.csv", "films", settings.PrepareSettings.of(downsize=2), progress=False)
+    few = {"DATASET": "films", "RADIOGRAPHS": 6, "PLACES": 2, "DIAMETERS": [0.0, 5.0], "FILMS": 3}
+    notebook = paths.notebooks() / "09_detectability.ipynb"
+    done = papermill.execute_notebook(str(notebook), str(home / "out.ipynb"), few, progress_bar=False)
+    told = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", []))
+    assert "3 radiographs; guessed: spacing of 3, lungs of 3" in told
+    assert "runs asked: 0; train some with notebooks 02-06 first" in told
