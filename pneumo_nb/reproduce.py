@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -253,6 +254,12 @@ def _keep(name: str, dataset: str, command: str) -> None:
     readme = reference.folder(name) / "README.md"
     told = readme.read_text().splitlines() if readme.is_file() else []
     commands = dict.fromkeys([line for line in told if line.startswith("    python")] + [f"    {command}"])
-    text = f"# {name}\nMeasured once and kept, without weights. Made, and made again, in the project's folder by\n"
+    kept = {key: record for key, (of, record) in reference.records().items() if of == name}
+    kept |= {run.key: run.record for run in runs.finished(mine)}
+    trained = Counter(record["device"] for record in kept.values())
+    where = ", ".join(f"{count} on {device}" for device, count in sorted(trained.items()))
+    hours = sum(record["seconds"] for record in kept.values()) / 3600
+    text = f"# {name}\nMeasured once and kept, without weights: {len(kept)} runs ({where}), {hours:.1f} hours.\n"
+    text += "Made, and made again, in the project's folder by\n"
     text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
     reference.write(name, runs.finished(mine), text, tables=tables.on(*hashes), claims=tables.claims(*hashes))

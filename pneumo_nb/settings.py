@@ -81,7 +81,7 @@ def is_phantom(dataset: str) -> bool:
     return paths.dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
 
 
-SMOKE = {"VALIDATION_FRACTION": 0.32}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
+SMOKE = {"VALIDATION_FRACTION": 0.27}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
 COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER", "IN_MEMORY_MIB"}  # parameters of notebooks that are no setting
 
 
@@ -120,8 +120,8 @@ def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -
 class PhantomSettings(Settings):
     """How many synthetic radiographs, how large, how ill. The defaults are the smoke size; the paper's stand beside."""
 
-    patients: int = _field(360, "radiographs, one for each patient", "706 (2.1)", ge=10)
-    positives: int = _field(120, "with pneumoconiosis", "142 (2.1)", ge=2)
+    patients: int = _field(560, "radiographs, one for each patient", "706 (2.1)", ge=10)
+    positives: int = _field(140, "with pneumoconiosis", "142 (2.1)", ge=2)
     width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
     height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = _field(0, "every radiograph follows from it and from its index", ge=0)
