@@ -11,14 +11,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from pneumo_nb import metrics, paths
-
-if TYPE_CHECKING:
-    from pneumo_nb.train.runs import Run
 
 IMAGE = ["image_id", "patient_id", "split", "label"]
 TRUTH = ["stage", "letter", "profusion", "large"]  # where a dataset's source tells them
@@ -54,8 +51,8 @@ def images(name: str, key: str) -> pd.DataFrame:
     return _by_key(name, IMAGES)[records()[key][1]["dataset"]["hash"]]
 
 
-def write(name: str, trained: Sequence["Run"], readme: str = "", **tables: pd.DataFrame) -> Path:
-    """Add runs to the reference `name`, each file whole; returns its folder. `tables` become NAME.csv.
+def write(name: str, trained: Sequence[Any], readme: str = "", **tables: pd.DataFrame) -> Path:
+    """Add runs (`runs.Run`) to the reference `name`, each file whole; returns its folder. `tables` become NAME.csv.
 
     What it holds already stays, but for runs of another format than the new ones: equal settings mean other numbers
     there. Equal runs give equal bytes. A ValueError if a run's counts do not follow from what is stored of it.
