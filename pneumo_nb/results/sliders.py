@@ -145,7 +145,7 @@ def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]
     if kind == "Stack":
         return f'<div id="{model_id}">' + "".join(f"<div hidden>{child}</div>" for child in children) + "</div>"
     if kind == "Image":
-        source = f"data:image/{state['format']};base64,{model['buffers'][0]['data']}"
+        source = f"data:image/{state.get('format', 'png')};base64,{model['buffers'][0]['data']}"
         return f'<img alt="picture" style="width: {SHOWN}px" src="{source}">'
     if kind == "HTML":
         return f"<p>{state.get('value', '')}</p>"

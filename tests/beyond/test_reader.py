@@ -1,7 +1,6 @@
 """A new radiograph through the road of a run: the same bits, the same refusals, and nothing of the file itself."""
 
 import io
-import os
 import re
 
 import canaries
@@ -50,7 +49,7 @@ def test_a_folder_gives_the_probabilities_of_the_run_and_the_refusals_of_prepari
     refused = table["reason"][table["reason"] != ""]
     with_row = rejects[rejects != "it has no row in the labels CSV"]
     assert refused[with_row.index].equals(with_row) and len(refused) == len(rejects) > len(with_row) > 10
-    named = {pseudonyms.image_id(pseudonyms.key(), os.fsencode(file)): place for place, file in files(source)}
+    named = {pseudonyms.image_id(pseudonyms.key(), file): place for place, file in files(source)}
     told = runs.load(key).predictions.set_index("image_id")["probability"]
     ours = pd.to_numeric(table["probability"])
     assert len(told) == len(table) - len(refused)
@@ -68,7 +67,7 @@ def accepted(road):
     _, source, _, key = road
     told = runs.load(key).predictions.set_index("image_id")["probability"]
     for _, file in files(source):
-        image_id = pseudonyms.image_id(pseudonyms.key(), os.fsencode(file))
+        image_id = pseudonyms.image_id(pseudonyms.key(), file)
         if file.endswith(".dcm") and image_id in told:
             return source / file, told[image_id]
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pneumo_nb import paths
 
+PAPER = "00,01,02,03,04,05,06,07,12"  # notebooks; 08 to 11 run at their own size against their stored outputs
 SMALL = {"EPOCHS": 1, "IMAGE_SIZE": 32, "BATCH_SIZE": 32}
 RUNS = 2 + 7 + 2 + 1 + 2 + 2  # new ones of each notebook from 02 to 06, one seed
 
@@ -29,7 +30,7 @@ def small(**more):
 
 def test_the_phantom_from_nothing_to_the_report_and_again_without_training(home):
     command = ("pneumo_nb", "reproduce", *small(PATIENTS=30, POSITIVES=10, WIDTH=256, HEIGHT=266))
-    first = called(*command, home=home)
+    first = called(*command, "--only", PAPER, home=home)
     report = home / "outputs" / "report"
     assert f"report: {report / 'index.html'}" in first.stdout
     records = sorted((home / "outputs" / "runs").glob("*/record.json"))
@@ -41,7 +42,7 @@ def test_the_phantom_from_nothing_to_the_report_and_again_without_training(home)
     claims = pd.read_csv(report / "claims.csv")
     assert len(claims) == 5 and (claims["verdict"] == "cannot tell").all()  # one seed decides nothing
     assert sorted(page.stem for page in report.glob("[0-9]*.html")) == sorted(
-        notebook.stem for notebook in paths.notebooks().glob("*.ipynb")
+        notebook.stem for notebook in paths.notebooks().glob("*.ipynb") if notebook.stem[:2] in PAPER
     )
     called(*command, "--seeds", "0,1", "--only", "04,12", home=home)
     assert [record.stat().st_mtime_ns for record in records] == times
@@ -57,7 +58,7 @@ def test_real_radiographs_from_jpg_to_table_2_without_one_patient_on_both_sides(
     manifest = pd.read_csv(home / "data" / "prepared" / "nih" / "manifest.csv")
     sides = manifest.groupby("patient_id")["split"].nunique()
     assert (sides == 1).all() and (manifest.groupby("patient_id").size() > 1).sum() == 24
-    called("pneumo_nb", "reproduce", "--dataset", "nih", *small(), home=home)
+    called("pneumo_nb", "reproduce", "--dataset", "nih", "--only", PAPER, *small(), home=home)
     tables = pd.read_csv(home / "outputs" / "report" / "tables.csv")
     testing = (manifest["split"] == "test").sum()
     runs = tables[tables["source"] == "run"]
