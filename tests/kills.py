@@ -22,6 +22,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent / "road"))
+
 import cv2
 import nbformat
 import numpy as np
