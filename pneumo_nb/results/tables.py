@@ -247,7 +247,7 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
 def told(found: pd.DataFrame) -> pd.DataFrame:
     """`claims` to be read: p and holm_p as text, such as `< 0.00025` where no draw lay on the other side of zero."""
     signs = np.where(found["p"] * (DRAWS + 1) < 2, "< ", "")
-    return found.assign(**{name: signs + found[name].map("{:.2g}".format) for name in ("p", "holm_p")})
+    return found.assign(**{name: signs + found[name].map("{:.3g}".format) for name in ("p", "holm_p")})
 
 
 def study_summary(found: pd.DataFrame) -> str:
