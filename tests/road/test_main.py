@@ -30,7 +30,7 @@ def said(capsys, *arguments):
         (("reproduce", "-p", "EPOHCS", "2"), "no parameter EPOHCS: did you mean EPOCHS?"),
         (("reproduce", "-p", "EPOCHS", "many"), "epochs = 'many'"),
         (("reproduce", "-p", "PATIENTS", "3"), "patients = '3'"),
-        (("reproduce", "-p", "POSITIVES", "500"), "positives"),
+        (("reproduce", "-p", "POSITIVES", "5000"), "positives"),
         (("reproduce", "-p", "LOSS", "balanced"), "eq7_literal"),
         (("reproduce", "--seeds", "0,x"), "seeds = '0,x'"),
         (("reproduce", "--only", "99"), "no notebook 99"),
