@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -82,7 +82,7 @@ def is_phantom(dataset: str) -> bool:
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.27}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
-COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER", "IN_MEMORY_MIB"}  # parameters of notebooks that are no setting
+COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
 
 
 def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
@@ -218,6 +218,9 @@ class TrainSettings(Settings):
     precision: Literal["float32", "tf32", "bf16"] = _field("float32", "of the arithmetic; bf16 in training only")
     compile: bool = _field(False, "join operations by torch.compile: minutes at first, faster then")
     checkpoint_every: int = _field(1, "epochs that a stopped run may lose", ge=1, exclude=True)  # part of no key
+    in_memory_mib: Annotated[float, Field(ge=0)] | Literal["half"] = _field(
+        "half", "of images in memory, others are mapped; half: of what is free", exclude=True
+    )
 
     @model_validator(mode="after")
     def _fits_its_network(self) -> "TrainSettings":

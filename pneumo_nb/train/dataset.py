@@ -97,16 +97,14 @@ class Feed:
         return self._labels[torch.as_tensor(positions, device=self.device)]
 
 
-def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None) -> Dataset:
+def load(name: str, settings: TrainSettings) -> Dataset:
     """Read the prepared dataset `name`, its labels, and its images as squares, as `image_size` and `fit` say.
 
-    Images of more than `in_memory_mib`, by default half of the memory that is free, are mapped from one file beside the
-    manifest, made once; what is computed from them is the same. Each file is compared with the SHA-256 in the manifest
-    first. A ValueError names what is missing, changed or unlabelled; a MemoryError tells of too small a disk.
+    Images of more than `in_memory_mib`, by default half of what is free, are mapped from one file beside the manifest,
+    made once; what is computed from them is the same. Each file is compared with the SHA-256 in the manifest first. A
+    ValueError names what is missing, changed or unlabelled; a MemoryError tells of too small a disk.
     """
-    if in_memory_mib is not None and not (isinstance(in_memory_mib, int | float) and in_memory_mib >= 0):
-        raise ValueError(f"IN_MEMORY_MIB = {in_memory_mib!r}: a number of MiB from 0 is right")
-    folder = paths.finished(name)
+    folder = paths.prepared(name)
     manifest, about = paths.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
@@ -114,7 +112,7 @@ def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None)
     size, kind = settings.image_size, np.dtype(np.uint8 if first.itemsize == 1 else np.int32)
     needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
     squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
-    if needed <= (free / 2 if in_memory_mib is None else min(free, in_memory_mib * 2**20)):
+    if needed <= (free / 2 if settings.in_memory_mib == "half" else min(free, settings.in_memory_mib * 2**20)):
         images = np.empty((len(manifest), 1, size, size), kind)
         for position, image in enumerate(squares):
             images[position, 0] = image

@@ -88,8 +88,7 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
     """What a notebook trains with, from its names: settings, seeds, device and dataset.
 
     `own` are capital names that are the notebook's own parameters, `fixed` settings that it does not leave open. The
-    phantom is made if it is missing; IN_MEMORY_MIB may say how much is held in memory (see `dataset.load`). A
-    ValueError names what is no parameter or has a wrong value.
+    phantom is made if it is missing. A ValueError names what is no parameter or has a wrong value.
     """
     settings.refuse_unknown(names, own)
     base, seeds = TrainSettings.from_parameters(names, **fixed), settings.seeds(names["SEEDS"])
@@ -100,7 +99,7 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
         names = settings.SMOKE | names  # as notebook 01 would make it
         sizes = settings.PhantomSettings.from_parameters(names)
         prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
-    return base, seeds, on, dataset.load(name, base, names.get("IN_MEMORY_MIB"))
+    return base, seeds, on, dataset.load(name, base)
 
 
 def device(name: str = "auto", elsewhere: bool = False) -> torch.device:

@@ -75,10 +75,11 @@ def test_only_some_notebooks_run_and_the_contents_forget_no_other_page_of_the_da
 
 
 def test_a_setting_reaches_the_notebooks_that_train_though_none_declares_it(three, capfd):
-    notebook(three / "notebooks", "02_second", "print(GROWTH_RATE, DROP_RATE, QUALITY)")
+    notebook(three / "notebooks", "02_second", "print(GROWTH_RATE, DROP_RATE, QUALITY, IN_MEMORY_MIB)")
     notebook(three / "notebooks", "08_last", "print('GROWTH_RATE' in globals())", parameters="DATASET = 'phantom'  # x")
-    reproduce.reproduce({"GROWTH_RATE": "1", "DROP_RATE": "25e-2", "QUALITY": "8"}, only=["02", "08"])
-    assert "1 0.25 8" in executed(three, "02_second") and "False" in executed(three, "08_last")
+    given = {"GROWTH_RATE": "1", "DROP_RATE": "25e-2", "QUALITY": "8", "IN_MEMORY_MIB": "100"}
+    reproduce.reproduce(given, only=["02", "08"])
+    assert "1 0.25 8 100.0" in executed(three, "02_second") and "False" in executed(three, "08_last")
     assert "unknown parameter" not in capfd.readouterr().err
 
 
@@ -215,6 +216,7 @@ def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, 
         ({"Epochs": 2}, r"no parameter Epochs: they are in capitals, such as EPOCHS"),
         ({"BITS": "12"}, r"bits = '12'"),
         ({"EPOCHS": "many"}, r"epochs = 'many'"),
+        ({"IN_MEMORY_MIB": "-1"}, r"in_memory_mib = '-1': input should be greater than or equal to 0"),
         ({"RATES": "[1,"}, r"RATES = '\[1,' cannot be read: a value such as \[0.5\] is right"),
         ({"DATASET": "nih"}, r"no prepared dataset 'nih'"),
         ({"DATASET": 0o777}, r"DATASET = 511 is a number: write the name in quotes"),

@@ -154,9 +154,9 @@ NAMES = {"DATASET": "toy", "DEVICE": "cpu", "SEEDS": "0,1", "SCHEDULER": "", "IM
 
 
 def test_a_notebooks_names_become_settings_seeds_device_and_the_dataset_that_they_say(data):
-    base, seeds, device, loaded = runs.set_up(NAMES | {"MIXES": 2}, "MIXES", model="densenet")
+    base, seeds, device, loaded = runs.set_up(NAMES | {"MIXES": 2, "IN_MEMORY_MIB": 0}, "MIXES", model="densenet")
     assert (base.image_size, base.fit, base.model, seeds, device) == (40, "pad", "densenet", (0, 1), CPU)
-    assert (loaded.image_size, loaded.fit, loaded.images.shape[-1]) == (40, "pad", 40)
+    assert (loaded.image_size, loaded.fit, loaded.images.shape[-1]) == (40, "pad", 40) and loaded.mapped
 
 
 def test_a_missing_phantom_is_made_as_notebook_01_makes_it(home, monkeypatch):
