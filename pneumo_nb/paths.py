@@ -59,22 +59,20 @@ def suspected_text(name: str) -> Path:
     return root() / "data" / "suspected_text" / name
 
 
-def finished(name: str) -> Path:
-    """The folder of a dataset that has been prepared; a ValueError lists those there are."""
+def read_dataset(name: str) -> tuple[Any, dict]:
+    """Manifest (a DataFrame, a row for each image) and dataset.json of a prepared dataset.
+
+    A ValueError lists the datasets there are.
+    """
+    import pandas as pd
+
     if not name or not (prepared(name) / "dataset.json").is_file():
         there = sorted(found.parent.name for found in prepared().glob("[!.]*/dataset.json"))
         raise ValueError(
             f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}:"
             " make one with python -m pneumo_nb prepare, or the phantom with notebook 01"
         )
-    return prepared(name)
-
-
-def read_dataset(name: str) -> tuple[Any, dict]:
-    """Manifest (a DataFrame, a row for each image) and dataset.json of a prepared dataset; ValueError as `finished`."""
-    import pandas as pd
-
-    manifest = pd.read_csv(finished(name) / "manifest.csv", keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
+    manifest = pd.read_csv(prepared(name) / "manifest.csv", keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
     for column in manifest.columns.intersection(NUMBERS):
         manifest[column] = pd.to_numeric(manifest[column], errors="coerce")
     return manifest, json.loads((prepared(name) / "dataset.json").read_text())
@@ -90,7 +88,7 @@ def report() -> Path:
     return root() / "outputs" / "report"
 
 
-def pseudonym_key() -> Path:
+def pseudonym_secret() -> Path:
     """The secret that pseudonyms are made with: outside data/ and outputs/, so that sharing those does not share it."""
     return root() / "pseudonym.key"
 

@@ -14,7 +14,7 @@ def test_folders_follow_the_environment_not_the_working_directory(home, tmp_path
     monkeypatch.chdir("/")
     assert paths.prepared("nih") == home / "data" / "prepared" / "nih"
     assert paths.runs("k") == home / "outputs" / "runs" / "k"
-    assert paths.pseudonym_key().parent == home
+    assert paths.pseudonym_secret().parent == home
 
 
 def test_without_the_variable_the_root_is_the_checkout(monkeypatch):

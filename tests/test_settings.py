@@ -84,7 +84,7 @@ def test_only_parameters_are_named_in_capitals():
 
 def test_a_dataset_is_named_by_text():
     assert paths.prepared("0777").name == "0777"
-    for ask in (paths.prepared, paths.finished, paths.read_dataset, settings.is_phantom):
+    for ask in (paths.prepared, paths.read_dataset, settings.is_phantom):
         with pytest.raises(ValueError, match="511 is a number: write the name in quotes"):
             ask(0o777)
 

@@ -20,7 +20,7 @@ def key(make: bool = True) -> bytes:
     read, or that holds anything but 64 hexadecimal digits, because new pseudonyms would not join with the old. Unless
     it is to be `make`d, a missing key is replaced by one that nobody keeps.
     """
-    path = paths.pseudonym_key()
+    path = paths.pseudonym_secret()
     if not path.exists():
         if not make:
             return secrets.token_bytes(32)

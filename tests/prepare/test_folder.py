@@ -324,17 +324,17 @@ def test_a_phantom_needs_no_secret_and_is_the_same_everywhere_and_people_always_
         monkeypatch.setenv("PNEUMO_NB_HOME", str(home / number))
         phantom("phantom", size, progress=False)
         shutil.copytree(home / "one/data/raw", home / "two/data/raw", dirs_exist_ok=True)
-        assert not paths.pseudonym_key().exists()
+        assert not paths.pseudonym_secret().exists()
         hashes.add(read_dataset("phantom")[1]["hash"])
     assert len(hashes) == 1
     (invented,) = paths.raw("").glob("phantom-*")
     quiet(invented, "own")  # by another name it keeps its secret
-    assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_key().exists()
+    assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_secret().exists()
     names = []
     for _ in range(2):
         quiet(folder_of_pictures(home / "people"), "phantom-of-people")
         names.append(set(read_dataset("phantom-of-people")[0]["patient_id"]))
-        paths.pseudonym_key().unlink()
+        paths.pseudonym_secret().unlink()
     assert not names[0] & names[1]
 
 
@@ -418,7 +418,7 @@ def test_dates_become_nothing_or_move_with_their_patient(home, tmp_path):
     known = [patient for patient in range(10) if patient != 3]
     assert (offset[known, 0] == offset[known, 1]).all()  # intervals are kept
     assert len(set(offset[known, 0].tolist())) == 9 and (offset[known] > np.timedelta64(0)).all()
-    paths.pseudonym_key().unlink()
+    paths.pseudonym_secret().unlink()
     quiet(source, dates="shifted")
     assert not (read_dataset("x")[0]["acquired"] == manifest["acquired"])[manifest["acquired"] != ""].any()
 

@@ -12,8 +12,8 @@ from pneumo_nb.prepare import pseudonyms
 def test_the_key_is_made_once_and_for_its_owner_only(home):
     first = pseudonyms.key()
     assert len(first) == 32 and pseudonyms.key() == first
-    assert stat.S_IMODE(paths.pseudonym_key().stat().st_mode) == 0o600
-    assert [path.name for path in home.iterdir()] == [paths.pseudonym_key().name]
+    assert stat.S_IMODE(paths.pseudonym_secret().stat().st_mode) == 0o600
+    assert [path.name for path in home.iterdir()] == [paths.pseudonym_secret().name]
 
 
 def test_those_who_start_together_agree(home):
@@ -23,8 +23,8 @@ def test_those_who_start_together_agree(home):
 
 @pytest.mark.parametrize("content", ["", "secret", "0" * 63, "g" * 64])
 def test_a_spoilt_key_is_refused_and_not_shown(home, content):
-    paths.pseudonym_key().write_text(content)
-    paths.pseudonym_key().chmod(0o600)
+    paths.pseudonym_secret().write_text(content)
+    paths.pseudonym_secret().chmod(0o600)
     with pytest.raises(ValueError, match="64 hexadecimal digits") as caught:
         pseudonyms.key()
     assert not content or content not in str(caught.value)
@@ -54,11 +54,11 @@ def test_dates_move_by_a_number_of_days_that_only_the_key_tells():
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
 def test_a_key_that_others_can_reach_is_refused_with_the_remedy(home, mode):
     first = pseudonyms.key()
-    paths.pseudonym_key().chmod(mode)
+    paths.pseudonym_secret().chmod(mode)
     with pytest.raises(ValueError, match="chmod 600") as caught:
         pseudonyms.key()
     assert first.hex() not in str(caught.value) and "\n" not in str(caught.value)
-    paths.pseudonym_key().chmod(0o600)
+    paths.pseudonym_secret().chmod(0o600)
     assert pseudonyms.key() == first
 
 
