@@ -1,6 +1,7 @@
 """Executed notebooks -> pages that need no kernel and no network."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -38,10 +39,11 @@ class _Exporter(HTMLExporter):
         return markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
 
 
-def report(folder: Path, names: list[str]) -> Path:
+def report(folder: Path, names: list[str], kept: Sequence[str] = ()) -> Path:
     """Write outputs/report for the executed notebooks of a dataset, in the order of `names`; returns its first page.
 
-    A page that would be the same is left alone, one of another dataset removed. tables.csv is written by notebook 12.
+    It says which were `kept` as before. A page that would be the same is left alone, one of another dataset removed.
+    tables.csv is written by notebook 12.
     """
     made = [folder / name for name in names if (folder / name).is_file()]
     links = [("contents", "index.html")] + [(path.name[:2], f"{path.stem}.html") for path in made]
@@ -54,7 +56,7 @@ def report(folder: Path, names: list[str]) -> Path:
             with paths.whole(target) as file:
                 file.write_text(page(path, links).removesuffix("</html>\n") + mark, encoding="utf-8")
     with paths.whole(paths.report() / "index.html") as file:
-        file.write_text(index(folder.name, made), encoding="utf-8")
+        file.write_text(index(folder.name, made, kept), encoding="utf-8")
     return paths.report() / "index.html"
 
 
@@ -86,13 +88,14 @@ def title(notebook: Path) -> str:
     return first.splitlines()[0].lstrip("# ").strip()
 
 
-def index(dataset: str, made: list[Path]) -> str:
+def index(dataset: str, made: list[Path], kept: Sequence[str] = ()) -> str:
     """The first page: every executed notebook of a dataset, with its state, when it was made and with what."""
     rows = ""
     for notebook in made:
         about = nbformat.read(notebook, as_version=4).metadata
         ours, papermills = about.get("pneumo_nb", {}), about.get("papermill", {})
-        state = ours.get("failure") or f"done in {papermills.get('duration', 0):.0f} s"
+        as_before = ", as before" if notebook.name in kept else ""
+        state = ours.get("failure") or f"done in {papermills.get('duration', 0):.0f} s{as_before}"
         when = papermills.get("end_time", "")[:16].replace("T", " ")
         given = ", ".join(f"{name} = {value}" for name, value in papermills.get("parameters", {}).items())
         rows += f"<tr><td><a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a></td>"

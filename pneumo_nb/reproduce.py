@@ -1,6 +1,7 @@
 """papermill over the notebooks in their order; then the pages and tables of outputs/report/."""
 
 import ast
+import hashlib
 import json
 import logging
 import os
@@ -9,16 +10,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-import psutil
 import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -28,10 +27,10 @@ from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from pneumo_nb import pages, paths, settings
-from pneumo_nb.train import machine, runs, sweep
+from pneumo_nb.train import machine, reference, runs, sweep
 
 STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
-ROOM = 6 * 2**30  # bytes of free memory with which two notebooks run at once
+SIGNATURES = "signatures.json"  # beside the executed notebooks: of what each was made
 
 
 class Failed(RuntimeError):
@@ -115,8 +114,10 @@ def reproduce(
     With `jobs` above 1, so many processes of this machine train runs at once. With the name of a `reference`, the runs
     on the dataset are kept there too, with the `command` that makes them again.
 
-    What a notebook needs and was done before is loaded, not done again. If a notebook fails, the ones before it and
-    their pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
+    What a notebook needs and was done before is loaded, not done again. Notebooks that would be made of what they were
+    made of stay as they are, up to the first that would not, unless they are asked for by `only`; the first page and a
+    line on stderr say so. The last one, the report, is always run. If a notebook fails, the ones before it and their
+    pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
     process makes a report here, this one says so and waits.
     """
     chosen, dataset = notebooks(only), values.get("DATASET", "phantom")
@@ -134,51 +135,74 @@ def reproduce(
             address = cluster.enter_context(sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))))
             for given in assigned.values():
                 given |= {"SCHEDULER": address} if "SCHEDULER" in given else {}
-        failures = _execute_all(assigned, folder)
-        first = pages.report(folder, [path.name for path in notebooks()])
-        if failures:
-            raise Failed("; ".join(failures))
-        if reference:
+        asked, signed = _asked(assigned), folder / SIGNATURES
+        before = json.loads(signed.read_text()) if signed.is_file() else {}
+        now = {} if only else _signatures(asked, folder)
+        kept = list(takewhile(lambda name: now.get(name) == before.get(name, ""), list(asked)[:-1]))
+        if kept:
+            numbers = ", ".join(name[:2] for name in kept)
+            print(f"as before, since nothing has changed: {numbers} (--only runs any of them anew)", file=sys.stderr)
+        failures = _execute_all({path: given for path, given in assigned.items() if path.name not in kept}, folder)
+        first = pages.report(folder, [path.name for path in notebooks()], kept)
+        if reference and not failures:
             _keep(reference, dataset, command)
+        made = _signatures({name: asked[name] for name in asked.keys() - failures.keys()}, folder)
+        with paths.whole(signed) as file:
+            file.write_text(json.dumps(before | made, indent=1))
+    if failures:
+        raise Failed("; ".join(failures.values()))
     return first
 
 
-def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> list[str]:
-    """Run the notebooks, and tell how each failed that did: one after another, since a training wants all cores.
+def _asked(assigned: dict[Path, dict[str, Any]]) -> dict[str, str]:
+    """By notebook a hash of what it is asked for with: source, parameters and files that they name, code, libraries.
 
-    Where all were executed before as they are asked for now, nothing has to be trained, and two run at once, the
-    longest first; but 00 and 01 still before the others, which need the dataset, and the report after them.
+    It is taken before any is run: what somebody edits meanwhile is another thing to ask for.
     """
-    before = {path: _signature(folder / path.name) for path in assigned}
-    again = all(before[path].get("of") == _asked(path, values) for path, values in assigned.items())
-    at_once = 2 if again and psutil.virtual_memory().available > ROOM else 1
-    group = {path: 0 if path.name < "02" else 2 if path == notebooks()[-1] else 1 for path in assigned}
-    queue = sorted(assigned, key=lambda path: (group[path], -before[path]["duration"] if at_once > 1 else 0))
-    failures, lanes = {}, ThreadPoolExecutor(at_once)
-    with _private(at_once) as start, tqdm(desc="notebooks", unit="notebook", total=len(assigned)) as bar:
-        try:
-            for _, together in groupby(queue, group.get):
-                begun = {path: lanes.submit(_execute, path, folder, assigned[path], start) for path in together}
-                for path, execution in begun.items():
-                    failures[path] = execution.result()
-                    bar.update()
-        except BaseException:
-            lanes.shutdown(wait=False, cancel_futures=True)
-            paths.clear(folder)
-            raise
-    return [failures[path] for path in assigned if failures[path]]
+    code = _hashes(path for path in Path(__file__).parent.rglob("[!.]*.*") if path.suffix != ".pyc")
+    libraries = sorted(found.name for folder in sys.path for found in Path(folder).glob("*.dist-info"))
+    common, asked = [code, libraries, sys.version, str(runs.device())], {}
+    for source, values in assigned.items():
+        given = {name: str(value) for name, value in values.items() if name != "SCHEDULER"}
+        asked[source.name] = settings.digest([common, given, _hashes([source, *map(Path, given.values())])])
+    return asked
 
 
-def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable) -> str:
+def _signatures(asked: dict[str, str], folder: Path) -> dict[str, str]:
+    """By notebook a hash of what it was asked for with, of what came of it, and of all data that any may have read.
+
+    These are read byte by byte: a file that has changed is found even where no notebook is run.
+    """
+    files = [*paths.prepared(folder.name).rglob("[!.]*.*"), *reference.folder("").rglob("*.*")]
+    data = _hashes([*files, *paths.runs().glob("*/record.json")])
+    return {name: settings.digest([of, data, _hashes([folder / name])]) for name, of in asked.items()}
+
+
+def _hashes(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """Name and SHA-256 of each that is a file; a text too long for a file's name is none."""
+    there = [path for path in sorted(files) if os.path.isfile(path)]  # noqa: PTH113
+    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in there]
+
+
+def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> dict[str, str]:
+    """Run the notebooks one after another, since a training wants all cores; how each failed that did."""
+    failures = {}
+    with _private() as kernel:
+        for source, values in tqdm(assigned.items(), desc="notebooks", unit="notebook"):
+            if failure := _execute(source, folder, values, kernel):
+                failures[source.name] = failure
+    return failures
+
+
+def _execute(source: Path, folder: Path, values: dict[str, Any], kernel: dict[str, Any]) -> str:
     """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
 
     What the notebook writes to stderr, as when it waits for another process, is shown at once.
     """
     failure = ""
     with paths.whole(folder / source.name) as beside:
-        options = {"progress_bar": False, "stderr_file": sys.stderr} | start(source.name[:2])
         try:
-            papermill.execute_notebook(source, beside, values, **options)
+            papermill.execute_notebook(source, beside, values, progress_bar=False, stderr_file=sys.stderr, **kernel)
         except PapermillExecutionError as error:
             said = next(iter(error.evalue.splitlines()), "")
             failure = f"{source.name} failed in cell {error.exec_count}: {error.ename}: {said}"
@@ -190,14 +214,14 @@ def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable
             said = dead if isinstance(error, DeadKernelError) else " ".join(str(error).split())
             failure = f"{source.name} failed: {said}"
         notebook = nbformat.read(beside, as_version=4)
-        _sign(notebook, {"of": "" if failure else _asked(source, values), "failure": failure})
+        notebook.metadata["pneumo_nb"] = {"failure": failure}
+        _leave_out_places(notebook)
         nbformat.write(notebook, beside)
     return failure
 
 
-def _sign(notebook: nbformat.NotebookNode, about: dict[str, str]) -> None:
-    """Say in an executed notebook of what it was made, but not where: it may be shown to others."""
-    notebook.metadata["pneumo_nb"] = about
+def _leave_out_places(notebook: nbformat.NotebookNode) -> None:
+    """Say no more where an executed notebook was made: it may be shown to others."""
     for name in ("input_path", "output_path"):
         notebook.metadata.papermill.pop(name)
     notebook.metadata.papermill.parameters.pop("SCHEDULER", None)
@@ -206,20 +230,9 @@ def _sign(notebook: nbformat.NotebookNode, about: dict[str, str]) -> None:
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("SCHEDULER = "))
 
 
-def _signature(executed: Path) -> dict[str, Any]:
-    """What `_sign` and papermill said of a notebook executed before; nothing if there is none."""
-    about = json.loads(executed.read_text())["metadata"] if executed.is_file() else {}
-    return about.get("papermill", {}) | about.get("pneumo_nb", {})
-
-
-def _asked(source: Path, values: dict[str, Any]) -> str:
-    """Tells whether a notebook and its parameters are as they were."""
-    return settings.digest([source.read_text(), sorted((n, str(v)) for n, v in values.items() if n != "SCHEDULER")])
-
-
 @contextmanager
-def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """How kernels are started: with this Python, whatever else is called python3, and in private.
+def _private() -> Iterator[dict[str, Any]]:
+    """How a kernel is started, one at a time: with this Python, whatever else is called python3, and in private.
 
     They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
     can. What they write for themselves goes there too: a home may not be there, or be full of somebody's settings.
@@ -229,25 +242,18 @@ def _private(at_once: int) -> Iterator[Callable[[str], dict[str, Any]]]:
         surroundings = {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         if not os.access(os.environ.get("HOME", ""), os.W_OK):
             surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)
-        if at_once > 1:
-            surroundings["GOMP_SPINCOUNT"] = "2000"  # threads that wait leave the cores to the other notebook
         launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         launch += ["--InteractiveShellApp.ignore_cwd=True"]  # as for the command itself: see __main__
         spec = KernelSpec(argv=launch, env=surroundings, display_name="Python 3", language="python")
         kernel = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
-
-        def start(number: str) -> dict[str, Any]:
-            reached = {"transport": "ipc", "ip": f"{folder}/{number}", "connection_file": f"{folder}/{number}.json"}
-            return {"kernel_manager_class": kernel, "config": Config({"KernelManager": reached})}
-
+        reached = {"transport": "ipc", "ip": f"{folder}/kernel", "connection_file": f"{folder}/kernel.json"}
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of settings that no cell declares
-        yield start
+        yield {"kernel_manager_class": kernel, "config": Config({"KernelManager": reached})}
 
 
 def _keep(name: str, dataset: str, command: str) -> None:
     """Add the dataset's runs to the reference `name`, with the tables of all its runs and the commands behind them."""
     from pneumo_nb.results import tables
-    from pneumo_nb.train import reference
 
     mine = paths.read_dataset(dataset)[1]["hash"]
     hashes = sorted({mine} | {record["dataset"]["hash"] for of, record in reference.records().values() if of == name})

@@ -146,7 +146,8 @@ def read(path: Path) -> object:
     """What a file holds, in a form in which two can be compared; of what depends on the clock, nothing."""
     if path.suffix == ".json":
         content = json.loads(path.read_text())
-        return {name: value for name, value in content.items() if name not in TIMES}
+        timed = {*TIMES, *(name for name in content if name.endswith(".ipynb"))}  # signatures of what holds times
+        return {name: value for name, value in content.items() if name not in timed}
     if path.suffix == ".csv":
         rows = list(csv.reader(path.open(newline="")))
         assert rows and len({len(row) for row in rows}) == 1, "ragged"

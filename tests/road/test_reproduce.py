@@ -1,5 +1,6 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import nbformat
 import pytest
@@ -83,29 +84,92 @@ def test_a_setting_reaches_the_notebooks_that_train_though_none_declares_it(thre
     assert "unknown parameter" not in capfd.readouterr().err
 
 
-WAITING = """
-import time
-from pathlib import Path
-Path(f"{NAME}.here").touch()
-end = time.monotonic() + (20 if Path("again").exists() else 0)
-while time.monotonic() < end and len(list(Path().glob("*.here"))) < 2:
-    time.sleep(0.01)
-print(len(list(Path().glob("*.here"))), "here")
-"""
+def test_what_nothing_has_changed_of_stays_as_it_was_executed_and_says_so(three, capsys):
+    reproduce.reproduce({"EPOCHS": 2})
+    before = [executed(three, name) for name in ("01_first", "02_second", "08_last")]
+    assert "as before" not in index(three) + capsys.readouterr().err
+    reproduce.reproduce({"EPOCHS": 2})
+    after = [executed(three, name) for name in ("01_first", "02_second", "08_last")]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False]  # the report is run
+    assert index(three).count(" s, as before</td>") == 2
+    assert "as before, since nothing has changed: 01, 02 (--only runs any of them anew)\n" in capsys.readouterr().err
+    reproduce.reproduce({"EPOCHS": 2}, only=["01"])
+    assert executed(three, "01_first") != before[0] and "as before" not in index(three)
 
 
-def test_what_was_executed_before_as_it_is_asked_for_now_is_executed_two_at_once(three, monkeypatch):
-    monkeypatch.chdir(three)
-    monkeypatch.setattr(reproduce, "ROOM", 0)
-    for name in ("02_second", "03_third"):
-        notebook(three / "notebooks", name, f"NAME = {name!r}", WAITING)
-    reproduce.reproduce({}, only=["02", "03"])
-    assert "1 here" in executed(three, "02_second")
-    for left in three.glob("*.here"):
-        left.unlink()
-    (three / "again").touch()
-    reproduce.reproduce({}, only=["02", "03"])
-    assert "2 here" in executed(three, "02_second") and "2 here" in executed(three, "03_third")
+@pytest.fixture
+def run(three, monkeypatch):
+    """Ask for a report on the dataset `phantom`; returns the numbers of the notebooks that are run, without kernels."""
+    toy.prepared("phantom")
+    (three / "code").mkdir()
+    monkeypatch.setattr(reproduce, "__file__", str(three / "code" / "reproduce.py"))
+    ran = []
+
+    def execute(source, folder, values, kernel):
+        ran.append(source.name[:2])
+        with paths.whole(folder / source.name) as copy:
+            copy.write_bytes(source.read_bytes())
+        return "it failed" if values.get("EPOCHS") == 3 and "second" in source.name else ""
+
+    def report(**values):
+        ran.clear()
+        with suppress(reproduce.Failed):
+            reproduce.reproduce(values)
+        return ran
+
+    monkeypatch.setattr(reproduce, "_execute", execute)
+    return report
+
+
+CHANGES = {
+    "a notebook": ("notebooks/01_first.ipynb", ["01", "02", "08"]),
+    "a later notebook": ("notebooks/02_second.ipynb", ["02", "08"]),
+    "what was executed": ("outputs/executed/phantom/02_second.ipynb", ["02", "08"]),
+    "the code": ("code/train/loop.py", ["01", "02", "08"]),
+    "an image": ("data/prepared/phantom/images/r3.png", ["01", "02", "08"]),
+    "runs": ("outputs/runs/0123/record.json", ["01", "02", "08"]),
+    "a reference": ("outputs/reference/study/records.json", ["01", "02", "08"]),
+    "a file that a parameter names": ("start.safetensors", ["01", "02", "08"]),
+    "a page": ("outputs/report/02_second.html", ["08"]),
+    "a dataset that is not read": ("data/prepared/nih/images/r3.png", ["08"]),
+}
+
+
+@pytest.mark.parametrize(("file", "again"), CHANGES.values(), ids=CHANGES)
+def test_a_changed_file_has_all_executed_that_may_have_read_it_and_all_after_it(three, run, file, again):
+    weights = {"INITIAL_WEIGHTS": str(three / "start.safetensors")}
+    for name in {file, "start.safetensors"} - {str(path.relative_to(three)) for path in three.rglob("*.*")}:
+        (three / name).parent.mkdir(parents=True, exist_ok=True)
+        (three / name).write_text("[]")
+    assert run(**weights) == ["01", "02", "08"] and run(**weights) == ["08"]
+    changed = bytearray((three / file).read_bytes())
+    changed[-1:] = b" " + changed[-1:]  # JSON stays JSON
+    (three / file).write_bytes(changed)
+    assert run(**weights) == again and run(**weights) == ["08"]
+
+
+def test_other_parameters_libraries_or_an_edit_meanwhile_have_notebooks_executed_again(three, run, monkeypatch):
+    everything = ["01", "02", "08"]
+    assert run(EPOCHS=2) == everything and run(EPOCHS=4) == everything and run(EPOCHS="4") == ["08"]
+    (three / "numpy-99.9.dist-info").mkdir()
+    monkeypatch.syspath_prepend(three)
+    assert run(EPOCHS=4) == everything and run(EPOCHS=4) == ["08"]
+    first, execute = three / "notebooks" / "01_first.ipynb", reproduce._execute
+
+    def edited(*given):
+        failure = execute(*given)
+        first.write_text(first.read_text().replace("first", "FIRST"))
+        return failure
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(reproduce, "_execute", edited)
+        assert run(EPOCHS=5) == everything
+    assert run(EPOCHS=5) == everything
+
+
+def test_what_failed_is_executed_again_and_what_came_before_it_is_not(run):
+    assert run(EPOCHS=3) == ["01", "02", "08"]
+    assert run(EPOCHS=3) == ["02", "08"]
 
 
 def test_kernels_are_of_this_python_whatever_the_surroundings(three, monkeypatch, capfd):
@@ -206,7 +270,8 @@ def test_a_full_disk_is_named_and_the_report_is_whole_once_there_is_room(three, 
         reproduce.reproduce({}, only=["01"])
     first = reproduce.reproduce({}, only=["01"])
     left = {path.name for path in small_disk.rglob("*") if path.is_file()}
-    assert left == {".report.lock", "01_first.ipynb", "01_first.html", "index.html"} and first.is_file()
+    assert left == {".report.lock", "signatures.json", "01_first.ipynb", "01_first.html", "index.html"}
+    assert first.is_file()
 
 
 @pytest.mark.parametrize(
