@@ -71,7 +71,7 @@ def page(notebook: Path, links: list[tuple[str, str]]) -> str:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _moves_offline(output, models)]
     body, _ = _Exporter(template_name="basic").from_notebook_node(cells)
-    return _whole(title(notebook), body, links)
+    return _whole(_title(cells), body, links)
 
 
 def _moves_offline(output: nbformat.NotebookNode, models: dict[str, dict]) -> bool:
@@ -82,23 +82,21 @@ def _moves_offline(output: nbformat.NotebookNode, models: dict[str, dict]) -> bo
     return not view or bool(output.data["text/html"])
 
 
-def title(notebook: Path) -> str:
-    """The first heading of a notebook."""
-    first = nbformat.read(notebook, as_version=4).cells[0].source
-    return first.splitlines()[0].lstrip("# ").strip()
+def _title(notebook: nbformat.NotebookNode) -> str:
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ").strip()
 
 
 def index(dataset: str, made: list[Path], kept: Sequence[str] = ()) -> str:
     """The first page: every executed notebook of a dataset, with its state, when it was made and with what."""
     rows = ""
     for notebook in made:
-        about = nbformat.read(notebook, as_version=4).metadata
-        ours, papermills = about.get("pneumo_nb", {}), about.get("papermill", {})
+        content = nbformat.read(notebook, as_version=4)
+        ours, papermills = (content.metadata.get(name, {}) for name in ("pneumo_nb", "papermill"))
         as_before = ", as before" if notebook.name in kept else ""
         state = ours.get("failure") or f"done in {papermills.get('duration', 0):.0f} s{as_before}"
         when = papermills.get("end_time", "")[:16].replace("T", " ")
         given = ", ".join(f"{name} = {value}" for name, value in papermills.get("parameters", {}).items())
-        rows += f"<tr><td><a href='{notebook.stem}.html'>{html.escape(title(notebook))}</a></td>"
+        rows += f"<tr><td><a href='{notebook.stem}.html'>{html.escape(_title(content))}</a></td>"
         rows += "".join(f"<td>{html.escape(cell)}</td>" for cell in (state, when, given or "as it stands")) + "</tr>"
     body = (
         "<h1>Balanced convolutional neural networks for pneumoconiosis detection: a reproduction</h1>"

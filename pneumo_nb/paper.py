@@ -87,14 +87,10 @@ class Claim:
 
     name: str
     section: str
+    quote: str
     metric: str
     before: Column
     after: Column
-
-    @property
-    def quote(self) -> str:
-        """The sentence."""
-        return QUOTES[self.name]
 
     @property
     def difference(self) -> float:
@@ -107,19 +103,17 @@ class Claim:
         return TESTING["positive"] if self.metric == "recall" else sum(TESTING.values())
 
 
-QUOTES = {
-    "balanced training": "Under rebalanced training, ResNet34 achieved a 3.6% higher recall rate",
-    "deeper layers": "deeper layers [...] significantly improved the diagnostic accuracy by 4.3%",
-    "no dropout": "the dropout operation decreased accuracy",
-    "lower reduction": "a lower reduction rate significantly improved the diagnostic accuracy by [...] 5%",
-    "bottleneck blocks": "the deep convolutional model with bottleneck blocks was 5% higher in detection accuracy",
-}
+MORE_RECALL = "Under rebalanced training, ResNet34 achieved a 3.6% higher recall rate"
+DEEPER = "deeper layers [...] significantly improved the diagnostic accuracy by 4.3%"
+NO_DROPOUT = "the dropout operation decreased accuracy"
+REDUCED = "a lower reduction rate significantly improved the diagnostic accuracy by [...] 5%"
+BOTTLENECK = "the deep convolutional model with bottleneck blocks was 5% higher in detection accuracy"
 CLAIMS = (
-    Claim("balanced training", "Section 4", "recall", column(2, "n = 1"), column(2, "n = 5")),
-    Claim("deeper layers", "Section 4", "accuracy", column(3, "DenseNet40"), column(3, "DenseNet53")),
-    Claim("no dropout", "Section 4", "accuracy", column(4, "drop rate 0.25"), column(4, "drop rate 0")),
-    Claim("lower reduction", "Section 4", "accuracy", column(5, "reduction 1"), column(5, "reduction 0.25")),
-    Claim("bottleneck blocks", "Section 3.2.4", "accuracy", *table(6)),
+    Claim("balanced training", "Section 4", MORE_RECALL, "recall", column(2, "n = 1"), column(2, "n = 5")),
+    Claim("deeper layers", "Section 4", DEEPER, "accuracy", column(3, "DenseNet40"), column(3, "DenseNet53")),
+    Claim("no dropout", "Section 4", NO_DROPOUT, "accuracy", column(4, "drop rate 0.25"), column(4, "drop rate 0")),
+    Claim("lower reduction", "Section 4", REDUCED, "accuracy", column(5, "reduction 1"), column(5, "reduction 0.25")),
+    Claim("bottleneck blocks", "Section 3.2.4", BOTTLENECK, "accuracy", *table(6)),
 )
 
 

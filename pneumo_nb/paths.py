@@ -42,16 +42,14 @@ def raw(name: str) -> Path:
     return root() / "data" / "raw" / name
 
 
-def dataset_name(value: Any) -> str:
-    """The name of a dataset; a ValueError for a number: 0777 without quotes arrives as another one."""
-    if not isinstance(value, str):
-        raise ValueError(f"DATASET = {value!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
-    return value
-
-
 def prepared(name: str = "") -> Path:
-    """The prepared dataset of that name; without a name, the folder of all of them."""
-    return root() / "data" / "prepared" / dataset_name(name)
+    """The prepared dataset of that name; without a name, the folder of all of them.
+
+    A ValueError for a number: 0777 without quotes arrives as another one.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"DATASET = {name!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
+    return root() / "data" / "prepared" / name
 
 
 def suspected_text(name: str) -> Path:

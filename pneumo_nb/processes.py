@@ -46,9 +46,6 @@ class _Worker:
     tries: int = 0  # of its task; 0 without one
 
 
-LIMITS = Limits()
-
-
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -69,7 +66,7 @@ def keep_memory(wanted: bool) -> None:
 
 
 def spread(
-    function: Callable, tasks: Iterable[Any], workers: int, limits: Limits = LIMITS, imports: Iterable[str] = ()
+    function: Callable, tasks: Iterable[Any], workers: int, limits: Limits = Limits(), imports: Iterable[str] = ()
 ) -> Iterator[tuple[Any, Any]]:
     """Each task with what `function` returned for it, or with Lost, in the order in which they end.
 

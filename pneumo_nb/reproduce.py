@@ -30,7 +30,6 @@ from pneumo_nb import pages, paths, settings
 from pneumo_nb.train import machine, reference, runs, sweep
 
 STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
-SIGNATURES = "signatures.json"  # beside the executed notebooks: of what each was made
 
 
 class Failed(RuntimeError):
@@ -114,11 +113,10 @@ def reproduce(
     With `jobs` above 1, so many processes of this machine train runs at once. With the name of a `reference`, the runs
     on the dataset are kept there too, with the `command` that makes them again.
 
-    What a notebook needs and was done before is loaded, not done again. Notebooks that would be made of what they were
-    made of stay as they are, up to the first that would not, unless they are asked for by `only`; the first page and a
-    line on stderr say so. The last one, the report, is always run. If a notebook fails, the ones before it and their
-    pages stay, the ones after it still run, and `Failed` is raised at the end, naming each failure. While another
-    process makes a report here, this one says so and waits.
+    What was trained before is loaded. Notebooks of which nothing has changed, down to the bytes that they read, stay as
+    they were executed, as the first page and a line on stderr say; the first that has changed, all after it, those in
+    `only` and the last one, the report, are executed. If one fails, the others still run, and `Failed` is raised at the
+    end, naming each failure. While another process makes a report here, this one says so and waits.
     """
     chosen, dataset = notebooks(only), values.get("DATASET", "phantom")
     if jobs < 1 or (jobs > 1 and values.get("SCHEDULER")):
@@ -135,18 +133,23 @@ def reproduce(
             address = cluster.enter_context(sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))))
             for given in assigned.values():
                 given |= {"SCHEDULER": address} if "SCHEDULER" in given else {}
-        asked, signed = _asked(assigned), folder / SIGNATURES
+        asked = _asked(assigned)  # before any is run: what somebody edits meanwhile is for the next time
+        signed = folder / "signatures.json"
         before = json.loads(signed.read_text()) if signed.is_file() else {}
         now = {} if only else _signatures(asked, folder)
         kept = list(takewhile(lambda name: now.get(name) == before.get(name, ""), list(asked)[:-1]))
         if kept:
             numbers = ", ".join(name[:2] for name in kept)
             print(f"as before, since nothing has changed: {numbers} (--only runs any of them anew)", file=sys.stderr)
-        failures = _execute_all({path: given for path, given in assigned.items() if path.name not in kept}, folder)
+        failures = {}
+        with _private() as kernel:
+            for path in tqdm([path for path in chosen if path.name not in kept], desc="notebooks", unit="notebook"):
+                if failure := _execute(path, folder, assigned[path], kernel):
+                    failures[path.name] = failure
         first = pages.report(folder, [path.name for path in notebooks()], kept)
         if reference and not failures:
             _keep(reference, dataset, command)
-        made = _signatures({name: asked[name] for name in asked.keys() - failures.keys()}, folder)
+        made = _signatures({name: of for name, of in asked.items() if name not in failures}, folder)
         with paths.whole(signed) as file:
             file.write_text(json.dumps(before | made, indent=1))
     if failures:
@@ -155,10 +158,7 @@ def reproduce(
 
 
 def _asked(assigned: dict[Path, dict[str, Any]]) -> dict[str, str]:
-    """By notebook a hash of what it is asked for with: source, parameters and files that they name, code, libraries.
-
-    It is taken before any is run: what somebody edits meanwhile is another thing to ask for.
-    """
+    """By notebook, a hash of its source, its parameters, the files that they name, this code and its libraries."""
     code = _hashes(path for path in Path(__file__).parent.rglob("[!.]*.*") if path.suffix != ".pyc")
     libraries = sorted(found.name for folder in sys.path for found in Path(folder).glob("*.dist-info"))
     common, asked = [code, libraries, sys.version, str(runs.device())], {}
@@ -169,12 +169,9 @@ def _asked(assigned: dict[Path, dict[str, Any]]) -> dict[str, str]:
 
 
 def _signatures(asked: dict[str, str], folder: Path) -> dict[str, str]:
-    """By notebook a hash of what it was asked for with, of what came of it, and of all data that any may have read.
-
-    These are read byte by byte: a file that has changed is found even where no notebook is run.
-    """
+    """By notebook, a hash of what it was asked for with, of what came of it, and of all data that it may have read."""
     files = [*paths.prepared(folder.name).rglob("[!.]*.*"), *reference.folder("").rglob("*.*")]
-    data = _hashes([*files, *paths.runs().glob("*/record.json")])
+    data = _hashes([*files, *paths.runs().glob("*/*.json"), *paths.runs().glob("*/*.csv")])
     return {name: settings.digest([of, data, _hashes([folder / name])]) for name, of in asked.items()}
 
 
@@ -182,16 +179,6 @@ def _hashes(files: Iterable[Path]) -> list[tuple[str, str]]:
     """Name and SHA-256 of each that is a file; a text too long for a file's name is none."""
     there = [path for path in sorted(files) if os.path.isfile(path)]  # noqa: PTH113
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in there]
-
-
-def _execute_all(assigned: dict[Path, dict[str, Any]], folder: Path) -> dict[str, str]:
-    """Run the notebooks one after another, since a training wants all cores; how each failed that did."""
-    failures = {}
-    with _private() as kernel:
-        for source, values in tqdm(assigned.items(), desc="notebooks", unit="notebook"):
-            if failure := _execute(source, folder, values, kernel):
-                failures[source.name] = failure
-    return failures
 
 
 def _execute(source: Path, folder: Path, values: dict[str, Any], kernel: dict[str, Any]) -> str:
@@ -255,17 +242,17 @@ def _keep(name: str, dataset: str, command: str) -> None:
     """Add the dataset's runs to the reference `name`, with the tables of all its runs and the commands behind them."""
     from pneumo_nb.results import tables
 
-    mine = paths.read_dataset(dataset)[1]["hash"]
-    hashes = sorted({mine} | {record["dataset"]["hash"] for of, record in reference.records().values() if of == name})
+    mine = runs.finished(paths.read_dataset(dataset)[1]["hash"])
+    records = {key: record for key, (of, record) in reference.records().items() if of == name}
+    records |= {run.key: run.record for run in mine}
+    hashes = sorted({record["dataset"]["hash"] for record in records.values()})
     readme = reference.folder(name) / "README.md"
     told = readme.read_text().splitlines() if readme.is_file() else []
     commands = dict.fromkeys([line for line in told if line.startswith("    python")] + [f"    {command}"])
-    kept = {key: record for key, (of, record) in reference.records().items() if of == name}
-    kept |= {run.key: run.record for run in runs.finished(mine)}
-    trained = Counter(record["device"] for record in kept.values())
+    trained = Counter(record["device"] for record in records.values())
     where = ", ".join(f"{count} on {device}" for device, count in sorted(trained.items()))
-    hours = sum(record["seconds"] for record in kept.values()) / 3600
-    text = f"# {name}\nMeasured once and kept, without weights: {len(kept)} runs ({where}), {hours:.1f} hours.\n"
+    hours = sum(record["seconds"] for record in records.values()) / 3600
+    text = f"# {name}\nMeasured once and kept, without weights: {len(records)} runs ({where}), {hours:.1f} hours.\n"
     text += "Made, and made again, in the project's folder by\n"
     text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
-    reference.write(name, runs.finished(mine), text, tables=tables.on(*hashes), claims=tables.claims(*hashes))
+    reference.write(name, mine, text, tables=tables.on(*hashes), claims=tables.claims(*hashes))

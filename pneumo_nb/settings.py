@@ -78,7 +78,7 @@ def seeds(value: Any) -> tuple[int, ...]:
 
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    return paths.dataset_name(dataset) == "phantom" or dataset.startswith("phantom-")
+    return paths.prepared(dataset).name.partition("-")[0] == "phantom"
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.27}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
