@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-from jinja2 import pass_context
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown_mistune
@@ -33,10 +32,8 @@ class _Renderer(markdown_mistune.IPythonRenderer):
         return super().link(text, url.replace(".ipynb", ".html"), title)
 
 
-class _Exporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, context, source: str) -> str:
-        return markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
+def _markdown(source: str) -> str:
+    return markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
 
 
 def report(folder: Path, names: list[str], kept: Sequence[str] = ()) -> Path:
@@ -70,7 +67,7 @@ def page(notebook: Path, links: list[tuple[str, str]]) -> str:
     for cell in cells.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _moves_offline(output, models)]
-    body, _ = _Exporter(template_name="basic").from_notebook_node(cells)
+    body, _ = HTMLExporter(template_name="basic", filters={"markdown2html": _markdown}).from_notebook_node(cells)
     return _whole(_title(cells), body, links)
 
 

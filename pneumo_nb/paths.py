@@ -158,15 +158,12 @@ def _shown(path: Path) -> str:
 
 
 def put(beside: Path, path: Path) -> None:
-    """Give a finished file or folder the name `path`; what bore that name before is replaced.
-
-    It is flushed first, so that the new name cannot outlive its contents.
-    """
+    """Flush a finished file or folder, and give it the name `path`; what bore that name before is replaced."""
     if beside.is_dir():
         os.sync()  # at once: one by one, the files of a large dataset take minutes
     else:
         with beside.open("rb+") as handle:
-            os.fsync(handle.fileno())
+            os.fsync(handle.fileno())  # else the new name might outlive the contents
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     if path.is_dir():
         path.rename(old)

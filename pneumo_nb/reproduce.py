@@ -221,8 +221,8 @@ def _leave_out_places(notebook: nbformat.NotebookNode) -> None:
 def _private() -> Iterator[dict[str, Any]]:
     """How a kernel is started, one at a time: with this Python, whatever else is called python3, and in private.
 
-    They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
-    can. What they write for themselves goes there too: a home may not be there, or be full of somebody's settings.
+    It is reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine can.
+    What it writes for itself goes there too: a home may not be there, or be full of somebody's settings.
     """
     short = len(os.fsencode(tempfile.gettempdir())) <= paths.SOCKETS
     with tempfile.TemporaryDirectory(prefix="pneumo_nb-", dir=None if short else "/tmp") as folder:
