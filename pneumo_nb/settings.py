@@ -78,7 +78,8 @@ def seeds(value: Any) -> tuple[int, ...]:
 
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    return paths.prepared(dataset).name.partition("-")[0] == "phantom"
+    paths.prepared(dataset)  # it refuses a number
+    return dataset.partition("-")[0] == "phantom"
 
 
 SMOKE = {"VALIDATION_FRACTION": 0.27}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
