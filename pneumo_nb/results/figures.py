@@ -29,17 +29,9 @@ def ours():
 class FigureByDefaults(Figure):
     """A figure that is drawn, too, under `ours`: fonts and layout are decided as late as that."""
 
-    @ours()
-    def draw(self, renderer):
-        super().draw(renderer)
-
-    @ours()
-    def get_tightbbox(self, *args, **more):
-        return super().get_tightbbox(*args, **more)
-
-    @ours()
-    def savefig(self, *args, **more):
-        super().savefig(*args, **more)
+    draw = ours()(Figure.draw)
+    get_tightbbox = ours()(Figure.get_tightbbox)
+    savefig = ours()(Figure.savefig)
 
 
 @ours()
@@ -106,18 +98,12 @@ def beside_the_paper(rows: pd.DataFrame) -> Figure:
     `<metric>_high` (NaN where undefined; F1 has no Wilson interval).
     """
     whose = ["paper" if row.source == "paper" else f"seed {row.seed}" for row in rows.itertuples()]
-    long = [
-        rows.assign(
-            panel={"f1": "F1 score"}.get(metric, metric),
-            label=rows["column"] + ", " + whose,
-            group=rows["source"].replace("run", "this run"),
-            value=rows[metric],
-            low=rows.get(f"{metric}_low", np.nan),
-            high=rows.get(f"{metric}_high", np.nan),
-        )
-        for metric in METRICS
-    ]
-    return intervals(pd.concat(long), xlim=(-0.03, 1.03))
+    rows = rows.assign(label=rows["column"] + ", " + whose, group=rows["source"].replace("run", "this run"))
+    of_each = []
+    for metric in METRICS:
+        ends = {end: rows.get(f"{metric}_{end}", np.nan) for end in ("low", "high")}
+        of_each.append(rows.assign(panel={"f1": "F1 score"}.get(metric, metric), value=rows[metric], **ends))
+    return intervals(pd.concat(of_each), xlim=(-0.03, 1.03))
 
 
 def _colours(groups: Sequence[str]) -> dict[str, tuple]:
@@ -127,18 +113,28 @@ def _colours(groups: Sequence[str]) -> dict[str, tuple]:
     return {name: PAPER_COLOUR if name == "paper" else next(others) for name in names}
 
 
-def _legend(figure: Figure, colours: dict[str, tuple], line: str = "-") -> None:
-    """Name the groups' colours below the panels, if there is more than one; as many in a row as find room."""
-    if len(colours) > 1:
-        handles = [Line2D([], [], marker="o", color=of, linestyle=line, label=name) for name, of in colours.items()]
-        room = int(figure.get_figwidth() / LETTER / (6 + max(map(len, colours))))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
-
-
-def _laid_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str], dict[str, tuple]]:
-    """Rows with group and panel, empty where they had none; the labels, the panels and each group's colour."""
+def _lined(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with group and panel, empty where they had none, and the number of their label's line."""
     rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
-    return rows, rows["label"].unique().tolist(), rows["panel"].unique().tolist(), _colours(rows["group"])
+    return rows.assign(line=rows["label"].factorize()[0])
+
+
+def _framed(
+    rows: pd.DataFrame, size: tuple[float, float], xlabel: str, grid: str, legend: str, **shared
+) -> tuple[Figure, np.ndarray, dict[str, tuple]]:
+    """For `_lined` rows: a panel for each of theirs, the labels at the left; the colours of the groups, named below."""
+    labels, names, colours = rows["label"].unique(), rows["panel"].unique(), _colours(rows["group"])
+    figure, (shown,) = panels(1, len(names), size, sharey=True, **shared)
+    for axes, name in zip(shown, names, strict=True):
+        axes.set(title=name, xlabel=xlabel)
+        axes.grid(axis=grid, alpha=0.3)
+    shown[0].set_yticks(range(len(labels)), labels)
+    shown[0].set_ylim(len(labels) - 0.5, -0.5)
+    if len(colours) > 1:
+        handles = [Line2D([], [], marker="o", color=of, linestyle=legend, label=name) for name, of in colours.items()]
+        room = int(size[0] / LETTER / (6 + max(map(len, colours))))  # as many in a row as find room
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
+    return figure, shown, colours
 
 
 def _said(sentence: str) -> Figure:
@@ -160,27 +156,23 @@ def intervals(
     """
     if rows.empty:
         return _said("nothing to compare: there is one column only")
-    rows, labels, names, colours = _laid_out(rows)
-    crowd = rows.groupby(["panel", "label"]).size().max()
-    width = LETTER * max(map(len, labels)) + max(5.0, 2.3 * len(names))
-    size = (min(12, width), 1.1 + 0.3 * len(labels) * crowd**0.7)
-    figure, (shown,) = panels(1, len(names), size, sharey=True)
-    for panel, name in zip(shown, names, strict=True):
-        inside = rows[rows["panel"] == name]
-        for row, turn in zip(inside.to_dict("records"), inside.groupby("label").cumcount(), strict=True):
-            height, colour = labels.index(row["label"]) + (turn - (crowd - 1) / 2) * 0.7 / crowd, colours[row["group"]]
-            panel.plot([row["low"], row["high"]], [height] * 2, color=colour)
-            panel.plot(row["value"], height, "o", color=colour, markersize=5)
-            if np.isnan(row["value"]):
-                panel.text(0.5, height, "undefined", transform=panel.get_yaxis_transform(), ha="center", va="center")
+    rows = _lined(rows)
+    turn = rows.groupby(["panel", "label"]).cumcount()
+    crowd, lines, names = turn.max() + 1, rows["line"].max() + 1, rows["panel"].nunique()
+    rows["height"] = rows["line"] + (turn - (crowd - 1) / 2) * 0.7 / crowd
+    width = LETTER * rows["label"].str.len().max() + max(5.0, 2.3 * names)
+    figure, shown, colours = _framed(rows, (min(12, width), 1.1 + 0.3 * lines * crowd**0.7), xlabel, "x", "-")
+    for panel, (_, inside) in zip(shown, rows.groupby("panel", sort=False), strict=True):
+        for row in inside.itertuples():
+            panel.plot([row.low, row.high], [row.height] * 2, color=colours[row.group])
+            panel.plot(row.value, row.height, "o", color=colours[row.group], markersize=5)
+            if np.isnan(row.value):
+                place = panel.get_yaxis_transform()
+                panel.text(0.5, row.height, "undefined", transform=place, ha="center", va="center")
         if at is not None:
             panel.axvline(at, color="black", linewidth=0.8)
-        panel.set(title=name, xlabel=xlabel, xlim=xlim)
-        panel.xaxis.set_major_locator(MaxNLocator(4 if len(names) > 1 else 8))
-        panel.grid(axis="x", alpha=0.3)
-    shown[0].set_yticks(range(len(labels)), labels)
-    shown[0].set_ylim(len(labels) - 0.5, -0.5)
-    _legend(figure, colours)
+        panel.set_xlim(xlim)
+        panel.xaxis.set_major_locator(MaxNLocator(4 if names > 1 else 8))
     return figure
 
 
@@ -190,28 +182,23 @@ def dots(rows: pd.DataFrame, xlabel: str, marks: dict[str, float] | None = None,
 
     `rows` has the columns label, value, and may have group and panel as in `intervals`; `marks` are named lines.
     """
-    rows, labels, names, colours = _laid_out(rows)
-    size = (8 if len(names) == 1 else 10, 1.3 + 0.36 * len(labels))
-    figure, (shown,) = panels(1, len(names), size, sharex=True, sharey=True)
-    for panel, name in zip(shown, names, strict=True):
-        inside = rows[rows["panel"] == name].groupby("group", sort=False)
-        for turn, (group, of_group) in enumerate(inside):
-            lift = (turn - (len(inside) - 1) / 2) * min(0.2, 0.7 / len(inside))
-            heights = of_group["label"].map(labels.index) + lift
-            panel.plot(of_group["value"], heights, "o", color=colours[group], alpha=0.7)
-        panel.set(title=name, xlabel=xlabel, xscale="log" if log else "linear")
-        panel.grid(axis="both", alpha=0.3)
+    rows = _lined(rows)
+    size = (8 if rows["panel"].nunique() == 1 else 10, 1.3 + 0.36 * (rows["line"].max() + 1))
+    figure, shown, colours = _framed(rows, size, xlabel, "both", "", sharex=True)
+    for panel, (_, inside) in zip(shown, rows.groupby("panel", sort=False), strict=True):
+        groups = inside.groupby("group", sort=False)
+        for turn, (group, of_group) in enumerate(groups):
+            lift = (turn - (len(groups) - 1) / 2) * min(0.2, 0.7 / len(groups))
+            panel.plot(of_group["value"], of_group["line"] + lift, "o", color=colours[group], alpha=0.7)
         for line, (mark, value) in zip(("--", ":", "-."), (marks or {}).items(), strict=False):
             panel.axvline(value, color="black", linestyle=line, linewidth=1.2, label=mark)
     if log:
+        shown[0].set_xscale("log")
         shown[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif (rows["value"] % 1 == 0).all():
         shown[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if marks:
         shown[0].legend(fontsize=8)
-    shown[0].set_yticks(range(len(labels)), labels)
-    shown[0].set_ylim(len(labels) - 0.5, -0.5)
-    _legend(figure, colours, line="")
     return figure
 
 
