@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
 from pneumo_nb.metrics import wilson
@@ -90,11 +91,8 @@ def bootstrap(
     columns = [np.asarray(array) for array in arrays]
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     images = [np.flatnonzero(owner == patient) for patient in range(len(names))]
-    generator = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for draw in range(draws):
-        rows = np.concatenate([images[patient] for patient in generator.integers(len(names), size=len(names))])
-        values[draw] = statistic(*(column[rows] for column in columns))
-    defined = values[~np.isnan(values)]
-    low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
-    return Interval(float(low), float(high))
+    values = []
+    for drawn in np.random.default_rng(seed).integers(len(names), size=(draws, len(names))):
+        rows = np.concatenate([images[patient] for patient in drawn])
+        values.append(statistic(*(column[rows] for column in columns)))
+    return Interval(*pd.Series(values).quantile([0.025, 0.975]).tolist())

@@ -113,4 +113,4 @@ def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
     if defined.empty:
         return dict.fromkeys(("value", "low", "high"), np.nan)
     interval = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
-    return {"value": float(defined[name].mean()), "low": interval.low, "high": interval.high}
+    return {"value": float(defined[name].mean())} | interval._asdict()

@@ -17,6 +17,7 @@ from pneumo_nb.train.runs import Run
 
 OUTCOMES = ("true positive", "false positive", "false negative", "true negative")  # in the order of the choice
 SHOWN = 600  # pixels across which a map and its overlay are shown, however small they are kept
+REFERENCE = "IPY_MODEL_"  # before an id, where one model's state names another
 SCRIPT = Path(__file__).with_name("sliders.js").read_text()
 
 
@@ -71,19 +72,16 @@ class Explorer(VBox):
         self.layer = _control(Dropdown, "layer", options=interpret.layers(self._runs[self.run.value][1]))
         super().__init__()
         self._show(kept)
-        self.run.observe(lambda _: self._change_run(), "value")
-        self.layer.observe(lambda _: self._show(), "value")
-
-    def _change_run(self) -> None:
-        self.layer.options = interpret.layers(self._runs[self.run.value][1])
-        self._show()
+        for control in (self.run, self.layer):
+            control.observe(lambda _: self._show(), "value")
 
     def _show(self, kept: int = 1) -> None:
+        run, net, feed = self._runs[self.run.value]
+        self.layer.options = interpret.layers(net)
         chosen = self.run.value, self.layer.value
         if chosen not in self._panels:
-            of_run = self._runs[self.run.value]
-            draw = partial(self._draw, *of_run, self.layer.value)
-            self._panels[chosen] = Channels(by_outcome(of_run[0]), draw, kept)
+            draw = partial(self._draw, run, net, feed, self.layer.value)
+            self._panels[chosen] = Channels(by_outcome(run), draw, kept)
         self.channels = self._panels[chosen]  # what is under the hand now
         self.children = [self.run, self.layer, self.channels]
 
@@ -126,7 +124,7 @@ def html(model_id: str, models: dict[str, dict]) -> str:
     without such a link is shown as it was left. Nothing, if there is no link, as in a progress bar.
     """
     links = [
-        (_bare(state["source"][0]), _bare(state["target"][0]))
+        tuple(state[end][0].removeprefix(REFERENCE) for end in ("source", "target"))
         for state in (model["state"] for model in models.values() if model["model_name"].endswith("LinkModel"))
         if state["target"][1] == "selected_index"
     ]
@@ -139,7 +137,7 @@ def html(model_id: str, models: dict[str, dict]) -> str:
 def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]]) -> str:
     model = models.get(model_id, {"model_name": "", "state": {}})
     kind, state = model["model_name"].removesuffix("Model"), model["state"]
-    children = [_element(_bare(child), models, links) for child in state.get("children", [])]
+    children = [_element(child.removeprefix(REFERENCE), models, links) for child in state.get("children", [])]
     if kind == "VBox":
         return "<div>" + "".join(children) + "</div>"
     if kind == "Stack":
@@ -160,7 +158,3 @@ def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]
         options = "".join(f"<option{marks.get(place, '')}>{text}</option>" for place, text in texts)
         return f'<label>{name}<select id="{model_id}"{still}>{options}</select></label>'
     return ""
-
-
-def _bare(reference: str) -> str:
-    return reference.removeprefix("IPY_MODEL_")

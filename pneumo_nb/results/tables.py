@@ -25,23 +25,20 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
     `source` is paper or run; `protocol` tells how a run departs from the paper's settings other than what its column
     names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
     """
-    rows = [
-        {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
-        | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
-        for column in paper.TABLES
-    ]
+    columns, rows = dict.fromkeys(ORDER, np.nan), []
+    for column in paper.TABLES:
+        place = {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
+        counts = metrics.Counts(column.tp, column.fp, column.fn, column.tn)
+        rows.append(columns | place | _with_intervals(counts) | dict.fromkeys(FROM_RECORD, np.nan))
     for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
         row = {"source": "run", "dataset": run.record["dataset"]["name"], "protocol": protocol(run.settings)}
         row |= {"seed": run.settings.seed, "key": run.key} | _with_intervals(run.counts)
         row |= {name: run.record[name] for name in FROM_RECORD}
         rows += [place | row for place in _places(run.settings)]
-    frame = pd.DataFrame(rows)
-    measured = [name for name in frame.columns if name not in (*ORDER, *FROM_RECORD)]
-    frame = frame.reindex(columns=[*ORDER, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
-    places = {column: place for place, column in enumerate(dict.fromkeys(frame["column"]))}
-    return frame.sort_values(
-        ORDER, key=lambda values: values.map(places) if values.name == "column" else values, ignore_index=True
-    )
+    frame = pd.DataFrame(rows).astype({"table": "Int64", "seed": "Int64"})
+    frame["place"] = frame["column"].factorize()[0]
+    by = ["place" if name == "column" else name for name in ORDER]
+    return frame.sort_values(by, ignore_index=True).drop(columns="place")
 
 
 def of_reference(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -239,15 +236,14 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=names)
     frame["holm_p"] = frame.dropna(subset="p").groupby(["hash", "recipe"])["p"].transform(comparisons.holm)
     sure = (frame["seeds"] >= ENOUGH_SEEDS) & (frame["holm_p"] < CONFIDENCE)
-    frame["verdict"] = np.where(frame["value"] > 0, "supported", "contradicted")
-    frame["verdict"] = frame["verdict"].where(sure, "cannot tell")
+    frame["verdict"] = np.where(sure, np.where(frame["value"] > 0, "supported", "contradicted"), "cannot tell")
     return frame[["claim", "metric", *names[2:4], *names[6:], "holm_p", "verdict"]]
 
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
     """`claims` to be read: p and holm_p as text, such as `< 0.00025` where no draw lay on the other side of zero."""
     signs = np.where(found["p"] * (DRAWS + 1) < 2, "< ", "")
-    return found.assign(**{name: signs + found[name].map("{:.3g}".format) for name in ("p", "holm_p")})
+    return found.assign(**{name: signs + found[name].map("{:.3g}".format).astype(str) for name in ("p", "holm_p")})
 
 
 def study_summary(found: pd.DataFrame) -> str:
