@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from ipywidgets import HTML, Dropdown, Image, IntSlider, Layout, Stack, VBox, jsdlink
 
@@ -100,16 +99,11 @@ def by_outcome(run: Run) -> dict[str, int]:
     """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
     test = run.predictions.query("split == 'test'")
     called = test["probability"] >= run.record["threshold"]
-    right = np.where(test["label"] == called, "true ", "false ")
-    outcome = pd.Categorical(np.char.add(right, np.where(called, "positive", "negative")), OUTCOMES, ordered=True)
-    test = test.assign(outcome=outcome, sure=(test["probability"] - 0.5).abs())
-    test = test.sort_values("sure", ascending=False, kind="stable")
-    test["later"] = test.groupby("outcome", observed=True).cumcount() > 0
-    test = test.sort_values(["later", "outcome"], kind="stable")
-    return {
-        f"{row.outcome}, probability {row.probability:.3f}, {row.image_id}": position
-        for position, row in zip(test.index, test.itertuples(), strict=True)
-    }
+    test = test.assign(place=2 * ~called + (test["label"] == 0), sure=(test["probability"] - 0.5).abs())
+    test["later"] = test.groupby("place")["sure"].rank("first", ascending=False) > 1
+    test = test.sort_values(["later", "place", "sure"], ascending=[True, True, False])
+    rows = test.itertuples()
+    return {f"{OUTCOMES[row.place]}, probability {row.probability:.3f}, {row.image_id}": row.Index for row in rows}
 
 
 def _control(kind: type, name: str, **more) -> Dropdown | IntSlider:
