@@ -132,6 +132,7 @@ def _framed(rows: pd.DataFrame, size: tuple[float, float], xlabel: str, grid: st
     return figure, shown
 
 
+@ours()
 def _said(sentence: str) -> Figure:
     """A figure that says in words why there is none."""
     figure, ((axes,),) = panels(1, 1, (6, 0.6))

@@ -101,8 +101,7 @@ def by_outcome(run: Run) -> dict[str, int]:
     called = test["probability"] >= run.record["threshold"]
     test = test.assign(place=2 * ~called + (test["label"] == 0), sure=(test["probability"] - 0.5).abs())
     test["later"] = test.groupby("place")["sure"].rank("first", ascending=False) > 1
-    test = test.sort_values(["later", "place", "sure"], ascending=[True, True, False])
-    rows = test.itertuples()
+    rows = test.sort_values(["later", "place", "sure"], ascending=[True, True, False]).itertuples()
     return {f"{OUTCOMES[row.place]}, probability {row.probability:.3f}, {row.image_id}": row.Index for row in rows}
 
 
