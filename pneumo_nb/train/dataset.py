@@ -78,9 +78,8 @@ class Feed:
         self.device, self.white, self.channels, self.image_size = device, data.white, channels, data.image_size
         self._data, self._images = data, data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
-        mean, sd = data.mean_and_sd(normalisation)
-        self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
+        mean_and_sd = (torch.tensor(each, device=device) for each in data.mean_and_sd(normalisation))
+        self._mean, self._sd = (each.view(1, -1, 1, 1) for each in mean_and_sd)
         self.on_gpu = self._images.device.type == "cuda"  # then a batch is made there, with nothing sent
 
     def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
@@ -106,12 +105,12 @@ def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None)
     """
     if in_memory_mib is not None and not (isinstance(in_memory_mib, int | float) and in_memory_mib >= 0):
         raise ValueError(f"IN_MEMORY_MIB = {in_memory_mib!r}: a number of MiB from 0 is right")
-    folder = paths.finished(name)
-    manifest, about = paths.read_dataset(name)
+    (manifest, about), folder = paths.read_dataset(name), paths.prepared(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
     first = _read(folder, manifest.iloc[0])
-    size, kind = settings.image_size, np.dtype(np.uint8 if first.itemsize == 1 else np.int32)
+    white, kind = (255, np.dtype(np.uint8)) if first.itemsize == 1 else (65535, np.dtype(np.int32))
+    size = settings.image_size
     needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
     squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
     if needed <= (free / 2 if in_memory_mib is None else min(free, in_memory_mib * 2**20)):
@@ -119,19 +118,10 @@ def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None)
         for position, image in enumerate(squares):
             images[position, 0] = image
     else:
-        mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{hash_of(name)[:16]}", squares, needed, kind)
+        mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{about['hash'][:16]}", squares, needed, kind)
         images = np.frombuffer(mapped, kind).reshape(-1, 1, size, size)
-    return Dataset(
-        name=name,
-        hash=about["hash"],
-        manifest=manifest,
-        images=torch.from_numpy(images),
-        labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
-        white=255 if first.itemsize == 1 else 65535,
-        image_size=size,
-        fit=settings.fit,
-        mapped=mapped,
-    )
+    pixels, labels = torch.from_numpy(images), torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64))
+    return Dataset(name, about["hash"], manifest, pixels, labels, white, size, fit=settings.fit, mapped=mapped)
 
 
 def _mapped(file: Path, squares: Iterator[np.ndarray], needed: int, kind: np.dtype) -> mmap.mmap:

@@ -37,10 +37,9 @@ def fit(
 ) -> Trained:
     """Train one network and evaluate it after each epoch.
 
-    With a `checkpoint` path finished epochs are saved there; a checkpoint found there is continued, and ends at the
-    weights of an undisturbed run. A ValueError says what the data or the settings lack, or how the checkpoint does not
-    belong to them; a MemoryError what to lower; a FloatingPointError names the epoch and step at which the loss stopped
-    being a number.
+    Finished epochs are saved at `checkpoint`; one found there is continued, to the weights of an undisturbed run. A
+    ValueError says what the data or the settings lack, or how the checkpoint does not belong to them; a MemoryError
+    what to lower; a FloatingPointError names the epoch and step at which the loss stopped being a number.
     """
     data.refuse_others(settings)
     _refuse_one_sided(settings, data)
@@ -51,8 +50,7 @@ def fit(
     net = machine.in_place(_network(settings)).to(device)
     optimiser = machine.adam(net, settings, device)
     identity = {"dataset": data.hash} | settings.model_dump()
-    new = {"history": [], "weights": {}, "seconds": 0.0}
-    done = checkpoints.resume(checkpoint, identity, net, optimiser) or new
+    done = checkpoints.resume(checkpoint, identity, net, optimiser) or {"history": [], "weights": {}, "seconds": 0.0}
     training = data.part("train")
     images, step = len(training), _step(settings, net, optimiser, feed)
     evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
@@ -79,15 +77,9 @@ def fit(
                 checkpoints.save(checkpoint, identity, done, net, optimiser)
         net.load_state_dict(done["weights"])
         probabilities = predict(net, feed, np.arange(len(data.labels)))
-    return Trained(
-        weights=done["weights"],
-        history=pd.DataFrame(done["history"]),
-        probabilities=probabilities,
-        epoch_reported=_reported(settings, done["history"]),
-        threshold=_threshold(settings, data, probabilities),
-        seconds=done["seconds"],
-        peak_memory_mib=machine.peak_mib(device),
-    )
+    history, reported = pd.DataFrame(done["history"]), _reported(settings, done["history"])
+    threshold, peak = _threshold(settings, data, probabilities), machine.peak_mib(device)
+    return Trained(done["weights"], history, probabilities, reported, threshold, done["seconds"], peak)
 
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
@@ -98,10 +90,14 @@ def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
     """The training set of one epoch, shuffled by (seed, epoch) and cut: positions within `labels`, (images,).
 
+    With the reading `sampler` of the loss as many are drawn with replacement, positives n times as often as negatives.
     A lone last image joins the batch before it, since batch normalisation cannot normalise a single value.
     """
     random = np.random.default_rng([settings.seed, epoch, 0])
-    order = losses.drawn(labels, settings.loss, settings.scale_factor, random)
+    order = random.permutation(len(labels))
+    if settings.loss == "sampler":
+        weight = np.where(labels == 1, settings.scale_factor, 1.0)
+        order = random.choice(len(labels), len(labels), p=weight / weight.sum())
     cuts = list(range(settings.batch_size, len(order), settings.batch_size))
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
@@ -109,9 +105,8 @@ def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.
 
 
 def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
-    name = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}"
-    total, initial = settings.epochs * images, epochs_done * images
-    return tqdm(desc=name, total=total, initial=initial, unit="image", disable=not shown, leave=False)
+    name, done = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}", epochs_done * images
+    return tqdm(desc=name, total=settings.epochs * images, initial=done, unit="image", disable=not shown, leave=False)
 
 
 def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:

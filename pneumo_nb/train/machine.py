@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -47,11 +47,9 @@ def refuse_too_large(
     while training on `trained` images at once or evaluating `evaluated`. A MemoryError says what to lower, and by how
     much; a ValueError that the network cannot train at this image size and batch size at all.
     """
-    moments = 2 * sum(weight.nbytes for weight in net.parameters())
-    training, evaluating = (
-        int(BESIDE_TENSORS[device.type] * _dry_run(settings, net, images, training=learns))
-        for images, learns in ((trained, True), (evaluated, False))
-    )
+    moments, times = 2 * sum(weight.nbytes for weight in net.parameters()), BESIDE_TENSORS[device.type]
+    training = int(times * _dry_run(settings, net, trained, training=True))
+    evaluating = int(times * _dry_run(settings, net, evaluated, training=False))
     room, needed = free(device) - moments, max(training, evaluating)
     if needed <= room:
         return room / needed
@@ -170,43 +168,36 @@ def adam(net: nn.Module, settings: TrainSettings, device: torch.device) -> torch
 def arithmetic(settings: TrainSettings) -> Iterator[None]:
     """How torch calculates while a network trains; its own settings are put back afterwards.
 
-    `deterministic` asks for reproducible algorithms, else for those it measures to be fastest. `precision` is how a GPU
-    multiplies float32 numbers: with all their bits, or with `tf32` 10 of the 23 after the point; torch alone would use
-    TF32 in convolutions and nowhere else. For `bf16` see `forward`.
+    `deterministic` asks for reproducible algorithms, else for those it measures to be fastest. With `precision` tf32 a
+    GPU multiplies with 10 of the 23 bits after the point, else with all; torch alone would do so in convolutions only.
     """
-    filled, cudnn, products = torch.utils.deterministic, torch.backends.cudnn, torch.backends.cuda.matmul
-
-    def put(deterministic: bool, filling: bool, measuring: bool, *tf32: bool) -> None:
-        torch.use_deterministic_algorithms(deterministic)
-        filled.fill_uninitialized_memory, cudnn.benchmark = filling, measuring
-        cudnn.allow_tf32, products.allow_tf32 = tf32  # by the newer fp32_precision torch.compile may stop
-
-    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
-    before += cudnn.allow_tf32, products.allow_tf32
+    cudnn, tf32 = torch.backends.cudnn, settings.precision == "tf32"
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
-    tf32, filling = settings.precision == "tf32", False  # filling is a debugging aid that costs time
-    put(settings.deterministic, filling, not settings.deterministic, tf32, tf32)
-    try:
+    with ExitStack() as put_back:
+        put_back.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        torch.use_deterministic_algorithms(settings.deterministic)
+        for place, name, value in (
+            (torch.utils.deterministic, "fill_uninitialized_memory", False),  # a debugging aid that costs time
+            (cudnn, "benchmark", not settings.deterministic),
+            (cudnn, "allow_tf32", tf32),  # by the newer fp32_precision torch.compile may stop
+            (torch.backends.cuda.matmul, "allow_tf32", tf32),
+        ):
+            put_back.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, value)
         yield
-    finally:
-        put(*before)
 
 
 @contextmanager
 def own_cores(wanted: bool = True) -> Iterator[None]:
     """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
 
-    They wait for each other at the end of every layer, so two of them on one core make a step many times as long. On
-    two cores that others used too, a DenseNet53 so kept trained at 0.7, 1, 12 and 60 times the speed, measured in
-    turns, and each of two side by side at 2 to 20 times. No number changes. What the calling thread starts meanwhile,
-    threads or processes, would stay on its core: it is to start none.
+    They wait for each other at the end of every layer, so two of them on one core make a step many times as long; no
+    number changes. What the calling thread starts meanwhile, threads or processes, would stay on its core: it is to
+    start none.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     openmp = ctypes.CDLL(str(TORCH)) if wanted and 1 < len(cores) == torch.get_num_threads() else None
-    if not hasattr(openmp, "GOMP_parallel"):
-        yield
-        return
 
     def place(masks: list[set[int]]) -> None:
         """Let each thread that torch calculates with run on the cores of its mask."""
@@ -214,11 +205,11 @@ def own_cores(wanted: bool = True) -> Iterator[None]:
         each = call(lambda _: os.sched_setaffinity(0, masks[openmp.omp_get_thread_num()]))
         openmp.GOMP_parallel(each, None, len(masks), 0)
 
-    place([{core} for core in cores])
-    try:
+    with ExitStack() as afterwards:
+        if hasattr(openmp, "GOMP_parallel"):
+            afterwards.callback(place, [set(cores)] * len(cores))
+            place([{core} for core in cores])
         yield
-    finally:
-        place([set(cores)] * len(cores))
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:

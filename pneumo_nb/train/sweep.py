@@ -1,7 +1,6 @@
 """Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
 
 import asyncio
-import itertools
 import logging
 import os
 import re
@@ -46,16 +45,11 @@ def train_all(
 
 
 def train_columns(
-    columns: Mapping[str, TrainSettings],
-    seeds: Sequence[int],
-    data: Dataset,
-    device: torch.device,
-    scheduler: str = "",
-    weights: bool = False,
+    columns: Mapping[str, TrainSettings], seeds: Sequence[int], *how, **more
 ) -> dict[str, list[runs.Run]]:
-    """The runs of a table: for each column one of each seed, all of them by one call of `train_all`."""
+    """The runs of a table: for each column one of each seed, all by one call of `train_all`, which takes the rest."""
     wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
-    trained = iter(train_all(wanted, data, device, scheduler, weights))
+    trained = iter(train_all(wanted, *how, **more))
     return {name: [next(trained) for _ in seeds] for name in columns}
 
 
@@ -92,12 +86,12 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
     """
     quiet = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     env = {"OMP_NUM_THREADS": str(max(1, processes.cores() // jobs))}
+    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     own = [{"env": env}] * jobs
     if device.type == "cuda":
         given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        gpus = itertools.islice(itertools.cycle(given.split(",")), jobs)
+        gpus = (given.split(",") * jobs)[:jobs]
         own = [{"env": env | {"CUDA_VISIBLE_DEVICES": gpu}, "resources": {"GPU": 1}} for gpu in gpus]
-    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     workers = {number: {"cls": Nanny, "options": common | options} for number, options in enumerate(own)}
     with (
         tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder,
@@ -161,8 +155,7 @@ def _client(scheduler: str, needs: dict[str, int]) -> Iterator[Client]:
 
     async def greet() -> None:  # Client itself would wait for ever where something listens but is no scheduler
         secrets = Security().get_connection_args("client")
-        comm = await asyncio.wait_for(connect(address(scheduler), timeout=PATIENCE, **secrets), PATIENCE)
-        comm.abort()
+        (await asyncio.wait_for(connect(address(scheduler), timeout=PATIENCE, **secrets), PATIENCE)).abort()
 
     try:
         with ThreadPoolExecutor() as beside:  # a notebook's own thread has an event loop already

@@ -117,7 +117,7 @@ def test_a_densenet_has_as_many_layers_as_its_name_says(settings):
         ({"depth": 42, "blocks": 4, "bottleneck": False}, "without bottleneck: 41 and 45 do"),
         ({"depth": 4, "blocks": 3}, "depth = 4 .*: 10 and 16 do"),
         ({"depth": 1}, "13 and 21 do"),
-        ({"stem": "5x5"}, "no stem '5x5'; the stems are 3x3 and 7x7"),
+        ({"stem": "5x5"}, "stem = '5x5': input should be '3x3' or '7x7'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(settings, message):
