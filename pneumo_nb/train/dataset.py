@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import mmap
 import shutil
 from collections.abc import Iterator
@@ -53,24 +52,21 @@ class Dataset:
         """Positions of the training set (`train`), the testing set (`test`) or the validation part (`validation`)."""
         return np.flatnonzero(self.manifest["split"].to_numpy() == split)
 
-    def mean_and_sd(self, normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What a grey level between 0 and 1 is shifted and divided by, for each input channel or for all."""
+    def mean_and_sd(self, normalisation: str) -> Tensor:
+        """What a grey level between 0 and 1 is shifted and divided by: (2, channels), or (2, 1) for all channels."""
         if normalisation == "none":
-            return (0.0,), (1.0,)
+            return torch.tensor([[0.0], [1.0]])
         if normalisation == "imagenet":
-            return IMAGENET_MEAN, IMAGENET_SD
+            return torch.tensor([IMAGENET_MEAN, IMAGENET_SD])
         parts = torch.from_numpy(self.part("train")).split(4)
         pixels = sum(torch.bincount(self.taken(part).flatten(), minlength=self.white + 1) for part in parts).double()
         grey, number = torch.arange(self.white + 1, dtype=torch.float64) / self.white, pixels.sum()
         mean = (pixels * grey).sum() / number
-        return (mean.item(),), (((pixels * (grey - mean) ** 2).sum() / (number - 1)).sqrt().item(),)
+        return torch.stack([mean, ((pixels * (grey - mean) ** 2).sum() / (number - 1)).sqrt()]).float().view(2, 1)
 
 
 class Feed:
-    """Batches of a dataset on a device, as the network sees them.
-
-    The bytes sit on the device if they take at most half of the free memory there, else they travel batch by batch.
-    """
+    """Batches of a dataset on a device, as the network sees them; bytes that do not fit there travel batch by batch."""
 
     def __init__(self, data: Dataset, device: torch.device, channels: int, normalisation: str):
         """`channels` repeats the grey image; `normalisation` is none, dataset or imagenet (see `mean_and_sd`)."""
@@ -78,8 +74,7 @@ class Feed:
         self.device, self.white, self.channels, self.image_size = device, data.white, channels, data.image_size
         self._data, self._images = data, data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
-        mean_and_sd = (torch.tensor(each, device=device) for each in data.mean_and_sd(normalisation))
-        self._mean, self._sd = (each.view(1, -1, 1, 1) for each in mean_and_sd)
+        self._mean, self._sd = data.mean_and_sd(normalisation).to(device).view(2, 1, -1, 1, 1)
         self.on_gpu = self._images.device.type == "cuda"  # then a batch is made there, with nothing sent
 
     def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
@@ -176,12 +171,9 @@ def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
 
 
 def width_mm(row: pd.Series, fit: str) -> float:
-    """Millimetres from edge to edge of what `square` leaves of a radiograph; NaN if its spacing is not known.
-
-    `row` is its row of the manifest.
-    """
+    """Millimetres from edge to edge of what `square` leaves of a row of the manifest; NaN if no spacing is known."""
     side = {"stretch": row["width"], "pad": max(row["width"], row["height"]), "crop": min(row["width"], row["height"])}
-    return row.get("spacing_mm", math.nan) * side[fit]
+    return row.get("spacing_mm", np.nan) * side[fit]
 
 
 def _read(folder: Path, row) -> np.ndarray:

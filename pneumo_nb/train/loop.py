@@ -1,6 +1,5 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,15 +50,16 @@ def fit(
     optimiser = machine.adam(net, settings, device)
     identity = {"dataset": data.hash} | settings.model_dump()
     done = checkpoints.resume(checkpoint, identity, net, optimiser) or {"history": [], "weights": {}, "seconds": 0.0}
-    training = data.part("train")
-    images, step = len(training), _step(settings, net, optimiser, feed)
+    training, step = data.part("train"), _step(settings, net, optimiser, feed)
     evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
-    room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
+    room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, len(training)), evaluated)
     processes.keep_memory(room > 3)  # as much as it may come to
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
-        _bar(settings, images, len(done["history"]), progress) as bar,  # it starts a thread, which no core is to hold
+        _bar(
+            settings, len(training), len(done["history"]), progress
+        ) as bar,  # it starts a thread, which no core is to hold
         machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
@@ -132,12 +132,11 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
     cut = batches(feed.labels(training).cpu().numpy(), settings, epoch)
     order, sizes = np.concatenate(cut), [len(batch) for batch in cut]
     positions, flips = (torch.from_numpy(values[order]).to(feed.device) for values in (training, flips))
-    step_losses, step_logits = [], []
+    met = []
     for batch, flipped in zip(positions.split(sizes), flips.split(sizes), strict=True):
-        loss, logits = step(batch, flipped)
-        step_losses.append(loss)
-        step_logits.append(logits)
+        met.append(step(batch, flipped))
         bar.update(len(batch))
+    step_losses, step_logits = zip(*met, strict=True)
     values = torch.stack(step_losses).cpu()
     for number, value in enumerate(values.tolist(), start=1):
         _refuse_not_a_number(value, f"at epoch {epoch}, step {number}", settings)
@@ -145,7 +144,7 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
 
 
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
-    if not math.isfinite(loss):
+    if not np.isfinite(loss):
         rate = f"try a learning rate below {settings.learning_rate:g}"
         raise FloatingPointError(f"the loss is not a number {where}: {rate}")
 

@@ -2,9 +2,7 @@
 
 import copy
 import ctypes
-import math
 import os
-import re
 import resource
 import shutil
 import sys
@@ -21,7 +19,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pneumo_nb.settings import TrainSettings
 
-GIB = 2**30
 BESIDE_TENSORS = {"cpu": 1.1, "cuda": 1.0}  # times what tensors take: oneDNN has copies of its own
 STATUS, CGROUPS, OWN_CGROUP = map(Path, ("/proc/self/status", "/sys/fs/cgroup", "/proc/self/cgroup"))
 EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**23}  # at once: beyond, a CPU is no faster and needs more memory
@@ -43,9 +40,8 @@ def refuse_too_large(
 ) -> float:
     """Stop before the first epoch if a training cannot fit into the memory that is free now; tell how often it would.
 
-    `net` and the dataset have their place already; what is to come are Adam's two moments, gradients and feature maps,
-    while training on `trained` images at once or evaluating `evaluated`. A MemoryError says what to lower, and by how
-    much; a ValueError that the network cannot train at this image size and batch size at all.
+    What is to come beside `net` and the dataset are Adam's two moments, gradients and feature maps, of `trained` images
+    at once or of `evaluated`. A MemoryError says what to lower to what, a ValueError that these sizes cannot train.
     """
     moments, times = 2 * sum(weight.nbytes for weight in net.parameters()), BESIDE_TENSORS[device.type]
     training = int(times * _dry_run(settings, net, trained, training=True))
@@ -54,11 +50,11 @@ def refuse_too_large(
     if needed <= room:
         return room / needed
     batch_size = int(trained * room / training) if room >= evaluating else 0
-    image_size = int(settings.image_size * math.sqrt(max(0.0, room / needed))) // 16 * 16
+    image_size = int(settings.image_size * max(0.0, room / needed) ** 0.5) // 16 * 16
     ways = [f"batch_size = {batch_size}"] * (batch_size >= 1) + [f"image_size = {image_size}"] * (image_size >= 16)
     raise MemoryError(
         f"{settings.model} at image_size = {settings.image_size} and batch_size = {settings.batch_size} needs about"
-        f" {(moments + needed) / GIB:.1f} GiB more; {free(device) / GIB:.1f} GiB are free"
+        f" {(moments + needed) / 2**30:.1f} GiB more; {free(device) / 2**30:.1f} GiB are free"
         f" {'on the GPU' if device.type == 'cuda' else 'in memory'}:"
         f" {' or '.join(ways) or 'neither fewer nor smaller images'} would fit"
     )
@@ -78,7 +74,7 @@ def peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if STATUS.is_file():  # Linux, where getrusage tells a process that has just begun the peak of its parent
-        return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 2**10
+        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 2**10  # of kB
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -148,10 +144,7 @@ def at_once(image_size: int, device: torch.device) -> int:
 
 
 def in_place(net: nn.Module) -> nn.Module:
-    """The same network with activations that overwrite what they read: less to write and to keep, the same numbers.
-
-    For training alone: a hook of an explainer would find a feature map overwritten.
-    """
+    """The same network for training alone: its activations overwrite what they read, which changes no number."""
     for module in net.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = True
@@ -192,9 +185,8 @@ def arithmetic(settings: TrainSettings) -> Iterator[None]:
 def own_cores(wanted: bool = True) -> Iterator[None]:
     """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
 
-    They wait for each other at the end of every layer, so two of them on one core make a step many times as long; no
-    number changes. What the calling thread starts meanwhile, threads or processes, would stay on its core: it is to
-    start none.
+    They wait for each other after every layer, so two of them on one core make a step many times as long. What the
+    calling thread starts meanwhile, threads or processes, would stay on its core: it is to start none.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     openmp = ctypes.CDLL(str(TORCH)) if wanted and 1 < len(cores) == torch.get_num_threads() else None
@@ -213,11 +205,7 @@ def own_cores(wanted: bool = True) -> Iterator[None]:
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network as a training step calls it: images -> logits, float32, with the gradients of `net`.
-
-    With `compile` torch joins what is bound by memory; with `bf16` layers calculate in bfloat16 where torch holds that
-    to be safe. Evaluation calls `net` itself.
-    """
+    """The network as a training step calls it: images -> logits, float32, with the gradients of `net`."""
     run = torch.compile(net, dynamic=False) if settings.compile else net
     # channels last in memory is what tensor cores calculate with; ResNet34 in float32 is slower so
     tensor_cores = device.type == "cuda" and settings.precision != "float32"

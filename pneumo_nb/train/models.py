@@ -169,8 +169,7 @@ def parameters(module: nn.Module) -> int:
 def layer_table(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     """Every convolution and linear layer in the order of the forward pass, with output size and parameters.
 
-    A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; nothing is computed but
-    shapes, so 672 x 672 costs nothing.
+    A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; only shapes are computed.
     """
     rows: list[dict] = []
     net = copy.deepcopy(net).to("meta").eval()
