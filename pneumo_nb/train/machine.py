@@ -99,10 +99,10 @@ def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[No
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise  # not what torch says on a CPU
         error.with_traceback(None)  # its frames would keep the failed step's tensors
-        where = "the GPU's memory" if device.type == "cuda" else "memory"
+        whose = "the GPU's memory" if device.type == "cuda" else "memory"
+        lower = f"lower batch_size = {settings.batch_size} or image_size = {settings.image_size}, by half to begin with"
         raise MemoryError(
-            f"{where} ran out while training {settings.model}: lower batch_size = {settings.batch_size} or image_size ="
-            f" {settings.image_size}, by half to begin with, or end what else uses it"
+            f"{whose} ran out while training {settings.model}: {lower}, or end what else uses it"
         ) from None
 
 
@@ -114,10 +114,8 @@ def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: boo
         try:
             logits = net(batch)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{settings.model} cannot train at image_size = {settings.image_size} and batch_size ="
-                f" {settings.batch_size}: {str(error).splitlines()[0]}"
-            ) from None
+            sizes = f"image_size = {settings.image_size} and batch_size = {settings.batch_size}"
+            raise ValueError(f"{settings.model} cannot train at {sizes}: {str(error).splitlines()[0]}") from None
         if training:
             logits.sum().backward()
     return batch.nbytes + alive.most

@@ -21,8 +21,7 @@ NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(
 def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **architecture) -> nn.Module:
     """An untrained network with two outputs, negative and positive: (batch, channels, height, width) -> (batch, 2).
 
-    `model` is resnet34, densenet or inception_v3; `architecture` goes to `DenseNet`. `seed` alone decides the initial
-    weights; the global random state is left as it was.
+    `architecture` goes to `DenseNet`. `seed` alone decides the initial weights; the global random state is left alone.
     """
     makers = {"resnet34": resnet34, "densenet": DenseNet, "inception_v3": inception_v3}
     with torch.random.fork_rng(devices=[]):

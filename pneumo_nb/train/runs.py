@@ -74,10 +74,8 @@ class Run:
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU; a ValueError if it was not kept, or does not fit."""
         if self.reference:
-            raise ValueError(
-                f"run {self.key} is known from outputs/reference/{self.reference}, which holds no weights:"
-                " ask for it with weights=True to train it here"
-            )
+            where = f"outputs/reference/{self.reference}, which holds no weights"
+            raise ValueError(f"run {self.key} is known from {where}: ask for it with weights=True to train it here")
         net = models.build(**self.settings.architecture())
         weights = paths.runs(self.key) / "weights.safetensors"
         checkpoints.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
@@ -192,6 +190,6 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
-    every = [Run(key, record, name) for key, (name, record) in sorted((reference.records() | found).items())]
-    of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
+    every = sorted((reference.records() | found).items())
+    of_format = [Run(key, record, name) for key, (name, record) in every if record["format"] == RUN_FORMAT]
     return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]
