@@ -100,12 +100,12 @@ def load(name: str, settings: TrainSettings, in_memory_mib: float | None = None)
     """
     if in_memory_mib is not None and not (isinstance(in_memory_mib, int | float) and in_memory_mib >= 0):
         raise ValueError(f"IN_MEMORY_MIB = {in_memory_mib!r}: a number of MiB from 0 is right")
-    (manifest, about), folder = paths.read_dataset(name), paths.prepared(name)
+    manifest, about = paths.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
+    folder, size = paths.prepared(name), settings.image_size
     first = _read(folder, manifest.iloc[0])
     white, kind = (255, np.dtype(np.uint8)) if first.itemsize == 1 else (65535, np.dtype(np.int32))
-    size = settings.image_size
     needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
     squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
     if needed <= (free / 2 if in_memory_mib is None else min(free, in_memory_mib * 2**20)):

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from pneumo_nb.settings import TrainSettings, layers_per_block
 
-STEM_WIDTH = 64  # of ResNet34, Figure 3
 BOTTLENECK_WIDTH = 4  # growth rates that a bottleneck's 1x1 convolution leaves (Huang et al. 2017, Section 3)
 
 NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(32, width), width)}
@@ -35,7 +34,7 @@ def resnet34(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
 
     net = torchvision.models.resnet34(num_classes=2, norm_layer=NORM_LAYERS[norm_layer])
     if channels != 3:
-        net.conv1 = nn.Conv2d(channels, STEM_WIDTH, kernel_size=7, stride=2, padding=3, bias=False)
+        net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     return net
 
@@ -98,10 +97,9 @@ class DenseNet(nn.Module):
     """Figures 6 and 8: a stem, `blocks` dense blocks, a transition between each two, average pooling, two outputs.
 
     `architecture` are fields of `TrainSettings`, by default as there; a ValueError names what does not fit. `depth`
-    counts every convolution and the fully connected layer; `reduction` is the share of channels that a transition keeps
-    (`multiply`), or what their number is divided by (`divide`, the letter of Section 3.2.3); dropout follows each
-    convolution but the stem (Huang et al. 2017, Section 4.2). `checkpointing` computes each layer again in the backward
-    pass instead of keeping it: less memory, the same results.
+    counts convolutions and the linear layer; `reduction` is the share of channels that a transition keeps (`multiply`),
+    or what their number is divided by (`divide`, the letter of Section 3.2.3); dropout follows each convolution but the
+    stem (Huang et al. 2017, Section 4.2). `checkpointing` computes layers again in the backward pass: less memory.
     """
 
     def __init__(self, **architecture):

@@ -28,17 +28,15 @@ def train_all(
     """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
 
     They are trained here, one after another, or at once on the workers of the Dask `scheduler` at that address, which
-    must share this machine's data/ and outputs/; with `weights` also those that a reference tells of. A run that fails
-    does not stop the others: in the end a RuntimeError names each and its reason. A ValueError says what the cluster
-    lacks, or that the dataset is not at the settings' size.
+    must share data/ and outputs/; with `weights` also those that a reference tells of. Failed runs stop no others: in
+    the end a RuntimeError names each and its reason. A ValueError says what the cluster lacks, or as `refuse_others`.
     """
     for settings in wanted:
         data.refuse_others(settings)
     asked = {runs.key(settings, data.hash): settings for settings in wanted}
     missing = {key: settings for key, settings in asked.items() if not runs.is_finished(key, weights)}
     train = _train_on_cluster if scheduler else _train_here
-    failures = train(missing, data, device, scheduler) if missing else {}
-    if failures:
+    if missing and (failures := train(missing, data, device, scheduler)):
         raise RuntimeError(_all_in_one_line(failures, asked))
     return [runs.load(runs.key(settings, data.hash)) for settings in wanted]
 
