@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
 from pneumo_nb.metrics import wilson
@@ -18,18 +19,8 @@ class Difference(NamedTuple):
     p: float
 
 
-class Interval(NamedTuple):
-    """A 95 % interval."""
-
-    low: float
-    high: float
-
-
 def mcnemar(b: int, c: int) -> float:
-    """Exact two-sided McNemar p of b against c discordant radiographs (McNemar 1947, Psychometrika 12:153).
-
-    If both models were equally good, each discordant radiograph would be a toss of a fair coin; 1 without any.
-    """
+    """Exact two-sided p of b against c discordant radiographs (McNemar 1947, Psychometrika 12:153); 1 without any."""
     return float(binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
@@ -56,8 +47,7 @@ def delong(labels: Sequence[int], first: Sequence[float], second: Sequence[float
     positives, negatives = positives_2 - positives_1, negatives_2 - negatives_1
     value = positives.mean()
     error = np.sqrt(positives.var(ddof=1) / len(positives) + negatives.var(ddof=1) / len(negatives))
-    if error < 1e-12:
-        return Difference(float(value), np.nan, np.nan, np.nan)
+    error = error if error > 1e-12 else np.nan
     low, high = norm.interval(0.95, value, error)
     return Difference(float(value), float(low), float(high), float(2 * norm.sf(abs(value) / error)))
 
@@ -81,20 +71,16 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 def bootstrap(
     statistic: Callable[..., float], patients: Sequence, *arrays: Sequence, draws: int = 2000, seed: int = 0
-) -> Interval:
+) -> tuple[float, float]:
     """95 % percentile interval of `statistic(*arrays)`; patients are drawn, each with all of its images.
 
-    `patients` and every array have shape (images,). A draw in which the statistic is NaN is left out. Field and Welsh
-    2007, J. R. Stat. Soc. B 69:369, compare this cluster bootstrap with others.
+    Field and Welsh 2007, J. R. Stat. Soc. B 69:369. Every argument is (images,); draws that give NaN are left out.
     """
     columns = [np.asarray(array) for array in arrays]
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     images = [np.flatnonzero(owner == patient) for patient in range(len(names))]
-    generator = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for draw in range(draws):
+    generator, values = np.random.default_rng(seed), []
+    for _ in range(draws):
         rows = np.concatenate([images[patient] for patient in generator.integers(len(names), size=len(names))])
-        values[draw] = statistic(*(column[rows] for column in columns))
-    defined = values[~np.isnan(values)]
-    low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
-    return Interval(float(low), float(high))
+        values.append(statistic(*(column[rows] for column in columns)))
+    return tuple(pd.Series(values).quantile([0.025, 0.975]).tolist())

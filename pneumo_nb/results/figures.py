@@ -29,17 +29,9 @@ def ours():
 class FigureByDefaults(Figure):
     """A figure that is drawn, too, under `ours`: fonts and layout are decided as late as that."""
 
-    @ours()
-    def draw(self, renderer):
-        super().draw(renderer)
-
-    @ours()
-    def get_tightbbox(self, *args, **more):
-        return super().get_tightbbox(*args, **more)
-
-    @ours()
-    def savefig(self, *args, **more):
-        super().savefig(*args, **more)
+    draw = ours()(Figure.draw)
+    get_tightbbox = ours()(Figure.get_tightbbox)
+    savefig = ours()(Figure.savefig)
 
 
 @ours()
@@ -81,8 +73,7 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
 def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
     """Figure 7: the training process, two panels for each entry: loss and accuracy; precision, recall and F1 score.
 
-    `histories` maps a heading ("n = 1") to the histories of all seeds; every seed is a thin line, the median a thick
-    one. Testing is drawn solid, training dashed.
+    `histories` maps a heading ("n = 1") to all seeds' histories: thin lines, their median thick; training dashed.
     """
     figure, shown = panels(len(histories), 2, (10, 3.3 * len(histories)))
     letters = cycle(ascii_lowercase)
@@ -102,22 +93,15 @@ def figure_7(histories: dict[str, Sequence[pd.DataFrame]]) -> Figure:
 def beside_the_paper(rows: pd.DataFrame) -> Figure:
     """A panel for each metric: the paper's value and every seed's of this run, with Wilson's 95 % intervals.
 
-    `rows` has the columns source ("paper" or "run"), column, seed, and for each metric its value, `<metric>_low` and
-    `<metric>_high` (NaN where undefined; F1 has no Wilson interval).
+    `rows` are as of `tables.on`: source, column, seed, each metric, and `<metric>_low` and `<metric>_high` but of F1.
     """
     whose = ["paper" if row.source == "paper" else f"seed {row.seed}" for row in rows.itertuples()]
-    long = [
-        rows.assign(
-            panel={"f1": "F1 score"}.get(metric, metric),
-            label=rows["column"] + ", " + whose,
-            group=rows["source"].replace("run", "this run"),
-            value=rows[metric],
-            low=rows.get(f"{metric}_low", np.nan),
-            high=rows.get(f"{metric}_high", np.nan),
-        )
-        for metric in METRICS
-    ]
-    return intervals(pd.concat(long), xlim=(-0.03, 1.03))
+    rows = rows.assign(label=rows["column"] + ", " + whose, group=rows["source"].replace("run", "this run"))
+    of_each = []
+    for metric in METRICS:
+        ends = {end: rows.get(f"{metric}_{end}", np.nan) for end in ("low", "high")}
+        of_each.append(rows.assign(panel={"f1": "F1 score"}.get(metric, metric), value=rows[metric], **ends))
+    return intervals(pd.concat(of_each), xlim=(-0.03, 1.03))
 
 
 def _colours(groups: Sequence[str]) -> dict[str, tuple]:
@@ -127,20 +111,28 @@ def _colours(groups: Sequence[str]) -> dict[str, tuple]:
     return {name: PAPER_COLOUR if name == "paper" else next(others) for name in names}
 
 
-def _legend(figure: Figure, colours: dict[str, tuple], line: str = "-") -> None:
-    """Name the groups' colours below the panels, if there is more than one; as many in a row as find room."""
-    if len(colours) > 1:
-        handles = [Line2D([], [], marker="o", color=of, linestyle=line, label=name) for name, of in colours.items()]
-        room = int(figure.get_figwidth() / LETTER / (6 + max(map(len, colours))))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
-
-
-def _laid_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str], dict[str, tuple]]:
-    """Rows with group and panel, empty where they had none; the labels, the panels and each group's colour."""
+def _lined(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with group and panel, empty where they had none, the line of their label and the colour of their group."""
     rows = rows.assign(**{name: "" for name in ("group", "panel") if name not in rows})
-    return rows, rows["label"].unique().tolist(), rows["panel"].unique().tolist(), _colours(rows["group"])
+    return rows.assign(line=rows["label"].factorize()[0], colour=rows["group"].map(_colours(rows["group"])))
 
 
+def _framed(rows: pd.DataFrame, size: tuple[float, float], xlabel: str, grid: str, legend: str, **shared) -> tuple:
+    """A figure for `_lined` rows and its axes, one for each panel: labels at the left, groups named below."""
+    labels, names, colours = rows["label"].unique(), rows["panel"].unique(), _colours(rows["group"])
+    figure, (shown,) = panels(1, len(names), size, sharey=True, **shared)
+    for axes, name in zip(shown, names, strict=True):
+        axes.set(title=name, xlabel=xlabel)
+        axes.grid(axis=grid, alpha=0.3)
+    shown[0].set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
+    if len(colours) > 1:
+        handles = [Line2D([], [], marker="o", color=of, linestyle=legend, label=name) for name, of in colours.items()]
+        room = int(size[0] / LETTER / (6 + max(map(len, colours))))  # as many in a row as find room
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), max(1, room)), fontsize=9)
+    return figure, shown
+
+
+@ours()
 def _said(sentence: str) -> Figure:
     """A figure that says in words why there is none."""
     figure, ((axes,),) = panels(1, 1, (6, 0.6))
@@ -160,27 +152,23 @@ def intervals(
     """
     if rows.empty:
         return _said("nothing to compare: there is one column only")
-    rows, labels, names, colours = _laid_out(rows)
-    crowd = rows.groupby(["panel", "label"]).size().max()
-    width = LETTER * max(map(len, labels)) + max(5.0, 2.3 * len(names))
-    size = (min(12, width), 1.1 + 0.3 * len(labels) * crowd**0.7)
-    figure, (shown,) = panels(1, len(names), size, sharey=True)
-    for panel, name in zip(shown, names, strict=True):
-        inside = rows[rows["panel"] == name]
-        for row, turn in zip(inside.to_dict("records"), inside.groupby("label").cumcount(), strict=True):
-            height, colour = labels.index(row["label"]) + (turn - (crowd - 1) / 2) * 0.7 / crowd, colours[row["group"]]
-            panel.plot([row["low"], row["high"]], [height] * 2, color=colour)
-            panel.plot(row["value"], height, "o", color=colour, markersize=5)
-            if np.isnan(row["value"]):
-                panel.text(0.5, height, "undefined", transform=panel.get_yaxis_transform(), ha="center", va="center")
+    rows = _lined(rows)
+    turn = rows.groupby(["panel", "label"]).cumcount()
+    crowd, lines, names = turn.max() + 1, rows["line"].max() + 1, rows["panel"].nunique()
+    rows["height"] = rows["line"] + (turn - (crowd - 1) / 2) * 0.7 / crowd
+    width = LETTER * rows["label"].str.len().max() + max(5.0, 2.3 * names)
+    figure, shown = _framed(rows, (min(12, width), 1.1 + 0.3 * lines * crowd**0.7), xlabel, "x", "-")
+    for panel, (_, inside) in zip(shown, rows.groupby("panel", sort=False), strict=True):
+        for row in inside.itertuples():
+            panel.plot([row.low, row.high], [row.height] * 2, color=row.colour)
+            panel.plot(row.value, row.height, "o", color=row.colour, markersize=5)
+            if np.isnan(row.value):
+                place = panel.get_yaxis_transform()
+                panel.text(0.5, row.height, "undefined", transform=place, ha="center", va="center")
         if at is not None:
             panel.axvline(at, color="black", linewidth=0.8)
-        panel.set(title=name, xlabel=xlabel, xlim=xlim)
-        panel.xaxis.set_major_locator(MaxNLocator(4 if len(names) > 1 else 8))
-        panel.grid(axis="x", alpha=0.3)
-    shown[0].set_yticks(range(len(labels)), labels)
-    shown[0].set_ylim(len(labels) - 0.5, -0.5)
-    _legend(figure, colours)
+        panel.set_xlim(xlim)
+        panel.xaxis.set_major_locator(MaxNLocator(4 if names > 1 else 8))
     return figure
 
 
@@ -190,36 +178,28 @@ def dots(rows: pd.DataFrame, xlabel: str, marks: dict[str, float] | None = None,
 
     `rows` has the columns label, value, and may have group and panel as in `intervals`; `marks` are named lines.
     """
-    rows, labels, names, colours = _laid_out(rows)
-    size = (8 if len(names) == 1 else 10, 1.3 + 0.36 * len(labels))
-    figure, (shown,) = panels(1, len(names), size, sharex=True, sharey=True)
-    for panel, name in zip(shown, names, strict=True):
-        inside = rows[rows["panel"] == name].groupby("group", sort=False)
-        for turn, (group, of_group) in enumerate(inside):
-            lift = (turn - (len(inside) - 1) / 2) * min(0.2, 0.7 / len(inside))
-            heights = of_group["label"].map(labels.index) + lift
-            panel.plot(of_group["value"], heights, "o", color=colours[group], alpha=0.7)
-        panel.set(title=name, xlabel=xlabel, xscale="log" if log else "linear")
-        panel.grid(axis="both", alpha=0.3)
+    rows = _lined(rows)
+    size = (8 if rows["panel"].nunique() == 1 else 10, 1.3 + 0.36 * (rows["line"].max() + 1))
+    figure, shown = _framed(rows, size, xlabel, "both", "", sharex=True)
+    for panel, (_, inside) in zip(shown, rows.groupby("panel", sort=False), strict=True):
+        groups = inside.groupby("group", sort=False)
+        for turn, (_, of_group) in enumerate(groups):
+            lift = (turn - (len(groups) - 1) / 2) * min(0.2, 0.7 / len(groups))
+            panel.plot(of_group["value"], of_group["line"] + lift, "o", color=of_group["colour"].iloc[0], alpha=0.7)
         for line, (mark, value) in zip(("--", ":", "-."), (marks or {}).items(), strict=False):
             panel.axvline(value, color="black", linestyle=line, linewidth=1.2, label=mark)
     if log:
+        shown[0].set_xscale("log")
         shown[0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif (rows["value"] % 1 == 0).all():
         shown[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if marks:
         shown[0].legend(fontsize=8)
-    shown[0].set_yticks(range(len(labels)), labels)
-    shown[0].set_ylim(len(labels) - 0.5, -0.5)
-    _legend(figure, colours, line="")
     return figure
 
 
 def by_truth(found: dict[str, pd.DataFrame]) -> Figure:
-    """AUC by what is known of the disease, a dot for each seed: a panel for each entry of `tables.by_truth`.
-
-    Beside each value stands how many patients have it. Entries without a row are left out.
-    """
+    """AUC by what is known of the disease, with its patients: a panel for each entry of `tables.by_truth` with rows."""
     rows = pd.concat([rows.assign(panel=f"by {by}") for by, rows in found.items()])
     if rows.empty:
         return _said("stage and letter of these radiographs are not known")
@@ -242,8 +222,7 @@ def roc_and_precision_recall(
             left.plot(roc["false_positive_rate"], roc["recall"], color=colour, linewidth=1.2, alpha=0.8)
             right.step(curve["recall"], curve["precision"], color=colour, linewidth=1.2, alpha=0.8, where="post")
         for panel, area, short in ((left, metrics.auc, "AUC"), (right, metrics.average_precision, "AP")):
-            median = np.median([area(*seed) for seed in seeds])
-            told = f"{median:.3f}" if median == median else "undefined"
+            told = f"{np.median([area(*seed) for seed in seeds]):.3f}".replace("nan", "undefined")
             panel.plot([], [], color=colour, label=f"{name}: {short} {told}")
     for (name, counts), marker in zip((points or {}).items(), cycle("o^sDvP*X"), strict=False):
         left.plot(1 - counts.specificity, counts.recall, marker, color=PAPER_COLOUR, label=name)

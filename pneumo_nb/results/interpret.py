@@ -81,8 +81,7 @@ def deletion_and_insertion(
     """
     sigma = BLUR * x.shape[-1]
     blurred = gaussian_blur(x, [2 * int(2 * sigma) + 1] * 2, [sigma] * 2)
-    rank = np.empty(importance.size)
-    rank[np.argsort(-importance.ravel(), kind="stable")] = np.arange(importance.size)
+    rank = np.argsort(np.argsort(-importance.ravel(), kind="stable"))
     shares = torch.linspace(0, 1, steps + 1).view(-1, 1, 1, 1)
     first = (torch.from_numpy(rank.reshape(1, 1, *importance.shape)) < shares * importance.size).to(x.device)
     curves = []

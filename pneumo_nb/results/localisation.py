@@ -71,16 +71,14 @@ def _opacity_scores(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
         strength = strength - strength.min()
         total = strength.sum()
         row[f"energy{direction}"] = strength[inside].sum() / total / share if total else 1.0  # a flat map is chance
-        highest = strength == strength.max()
-        row[f"pointing{direction}"] = inside[highest].mean() - share
+        row[f"pointing{direction}"] = inside[strength == strength.max()].mean() - share
     return row
 
 
 def scored(maps: Iterable[np.ndarray], radiographs: pd.DataFrame, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """`scores` of many radiographs, with image_id and patient_id: one entry of each argument for each radiograph.
 
-    `radiographs` are rows of the manifest; each entry of `masks` has shape (radiographs, side, side). A ValueError says
-    so if none of them has an opacity.
+    `radiographs` are rows of the manifest, `masks` of (radiographs, side, side). A ValueError if none has an opacity.
     """
     if "opacities" in masks and not masks["opacities"].any():
         raise ValueError(f"none of the {len(radiographs)} radiographs has an opacity in its mask: nothing to be found")
@@ -94,8 +92,7 @@ def scored(maps: Iterable[np.ndarray], radiographs: pd.DataFrame, masks: Mapping
 def directed(found: pd.DataFrame, chosen_on: pd.DataFrame) -> pd.DataFrame:
     """`scored` radiographs with one direction for each map and target, chosen on others, so that chance cannot choose.
 
-    Bright means lung, or opacity, if the mean AUC of `chosen_on` is at least one half, else dark does. The columns
-    `lung_is` and `opacity_is` say which; the twins are gone.
+    Bright means lung, or opacity (see `lung_is`, `opacity_is`), where the mean AUC of `chosen_on` is at least a half.
     """
     kept, before = found[["channel", "image_id", "patient_id"]].copy(), chosen_on.groupby("channel")
     for target, names in (("lung", SCORES[:2]), ("opacity", SCORES[2:])):
@@ -112,5 +109,5 @@ def mean(found: pd.DataFrame, name: str, draws: int = 2000) -> dict[str, float]:
     defined = found[found[name].notna()]
     if defined.empty:
         return dict.fromkeys(("value", "low", "high"), np.nan)
-    interval = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
-    return {"value": float(defined[name].mean()), "low": interval.low, "high": interval.high}
+    low, high = bootstrap(np.mean, defined["patient_id"], defined[name], draws=draws)
+    return {"value": float(defined[name].mean()), "low": low, "high": high}

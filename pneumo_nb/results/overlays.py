@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 OUTLINE = (230, 97, 1)
-TEXT = cv2.FONT_HERSHEY_SIMPLEX
 SCALE_MM = 50.0  # length of a scale bar; a chest is about 300 mm wide
 
 
@@ -39,15 +38,15 @@ def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return cv2.drawContours(picture.copy(), borders, -1, OUTLINE, max(1, picture.shape[0] // 300))
 
 
-def marked(picture: np.ndarray, width_mm: float | None = None) -> np.ndarray:
-    """A picture with the patient's right and left marked, and a scale bar of 50 mm if the picture's width is known.
+def marked(picture: np.ndarray, width_mm: float) -> np.ndarray:
+    """A picture with the patient's right and left marked, and a scale bar of 50 mm unless its width is NaN.
 
     A frontal radiograph is hung with the patient's right on the viewer's left; the marks follow that rule.
     """
     picture, side = picture.copy(), picture.shape[0]
     _write(picture, "R", (side // 40, side // 12))
     _write(picture, "L", (side - side // 14, side // 12))
-    if width_mm and np.isfinite(width_mm):
+    if np.isfinite(width_mm):
         length, low = round(side * SCALE_MM / width_mm), side - side // 30
         cv2.line(picture, (side // 40, low), (side // 40 + length, low), (255, 255, 255), max(2, side // 120))
         _write(picture, f"{SCALE_MM:g} mm", (side // 40, low - side // 30))
@@ -55,7 +54,7 @@ def marked(picture: np.ndarray, width_mm: float | None = None) -> np.ndarray:
 
 
 def channels(
-    radiograph: np.ndarray, maps: Sequence[np.ndarray], width_mm: float | None = None, outline: np.ndarray | None = None
+    radiograph: np.ndarray, maps: Sequence[np.ndarray], width_mm: float, outline: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """The radiograph beside itself with the outline of a mask; then each map, plain beside overlaid. All marked."""
     side = radiograph.shape[0]
@@ -66,8 +65,7 @@ def channels(
 
 def webp(picture: np.ndarray, quality: int = 40) -> bytes:
     """The picture as a WebP file."""
-    in_blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".webp", in_blue_first, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
 
 
 def _strength(values: np.ndarray, side: int) -> np.ndarray:
@@ -85,4 +83,4 @@ def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
     """White on a dark rim, so that it can be read on any ground."""
     size = max(picture.shape[0] / 560, 0.33)
     for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, text, place, TEXT, size, colour, width, cv2.LINE_AA)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, width, cv2.LINE_AA)

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from ipywidgets import HTML, Dropdown, Image, IntSlider, Layout, Stack, VBox, jsdlink
 
@@ -17,6 +16,7 @@ from pneumo_nb.train.runs import Run
 
 OUTCOMES = ("true positive", "false positive", "false negative", "true negative")  # in the order of the choice
 SHOWN = 600  # pixels across which a map and its overlay are shown, however small they are kept
+REFERENCE = "IPY_MODEL_"  # before an id, where one model's state names another
 SCRIPT = Path(__file__).with_name("sliders.js").read_text()
 
 
@@ -71,19 +71,16 @@ class Explorer(VBox):
         self.layer = _control(Dropdown, "layer", options=interpret.layers(self._runs[self.run.value][1]))
         super().__init__()
         self._show(kept)
-        self.run.observe(lambda _: self._change_run(), "value")
-        self.layer.observe(lambda _: self._show(), "value")
-
-    def _change_run(self) -> None:
-        self.layer.options = interpret.layers(self._runs[self.run.value][1])
-        self._show()
+        for control in (self.run, self.layer):
+            control.observe(lambda _: self._show(), "value")
 
     def _show(self, kept: int = 1) -> None:
+        run, net, feed = self._runs[self.run.value]
+        self.layer.options = interpret.layers(net)
         chosen = self.run.value, self.layer.value
         if chosen not in self._panels:
-            of_run = self._runs[self.run.value]
-            draw = partial(self._draw, *of_run, self.layer.value)
-            self._panels[chosen] = Channels(by_outcome(of_run[0]), draw, kept)
+            draw = partial(self._draw, run, net, feed, self.layer.value)
+            self._panels[chosen] = Channels(by_outcome(run), draw, kept)
         self.channels = self._panels[chosen]  # what is under the hand now
         self.children = [self.run, self.layer, self.channels]
 
@@ -102,16 +99,10 @@ def by_outcome(run: Run) -> dict[str, int]:
     """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
     test = run.predictions.query("split == 'test'")
     called = test["probability"] >= run.record["threshold"]
-    right = np.where(test["label"] == called, "true ", "false ")
-    outcome = pd.Categorical(np.char.add(right, np.where(called, "positive", "negative")), OUTCOMES, ordered=True)
-    test = test.assign(outcome=outcome, sure=(test["probability"] - 0.5).abs())
-    test = test.sort_values("sure", ascending=False, kind="stable")
-    test["later"] = test.groupby("outcome", observed=True).cumcount() > 0
-    test = test.sort_values(["later", "outcome"], kind="stable")
-    return {
-        f"{row.outcome}, probability {row.probability:.3f}, {row.image_id}": position
-        for position, row in zip(test.index, test.itertuples(), strict=True)
-    }
+    test = test.assign(place=2 * ~called + (test["label"] == 0), sure=(test["probability"] - 0.5).abs())
+    test["later"] = test.groupby("place")["sure"].rank("first", ascending=False) > 1
+    rows = test.sort_values(["later", "place", "sure"], ascending=[True, True, False]).itertuples()
+    return {f"{OUTCOMES[row.place]}, probability {row.probability:.3f}, {row.image_id}": row.Index for row in rows}
 
 
 def _control(kind: type, name: str, **more) -> Dropdown | IntSlider:
@@ -126,7 +117,7 @@ def html(model_id: str, models: dict[str, dict]) -> str:
     without such a link is shown as it was left. Nothing, if there is no link, as in a progress bar.
     """
     links = [
-        (_bare(state["source"][0]), _bare(state["target"][0]))
+        tuple(state[end][0].removeprefix(REFERENCE) for end in ("source", "target"))
         for state in (model["state"] for model in models.values() if model["model_name"].endswith("LinkModel"))
         if state["target"][1] == "selected_index"
     ]
@@ -139,7 +130,7 @@ def html(model_id: str, models: dict[str, dict]) -> str:
 def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]]) -> str:
     model = models.get(model_id, {"model_name": "", "state": {}})
     kind, state = model["model_name"].removesuffix("Model"), model["state"]
-    children = [_element(_bare(child), models, links) for child in state.get("children", [])]
+    children = [_element(child.removeprefix(REFERENCE), models, links) for child in state.get("children", [])]
     if kind == "VBox":
         return "<div>" + "".join(children) + "</div>"
     if kind == "Stack":
@@ -160,7 +151,3 @@ def _element(model_id: str, models: dict[str, dict], links: list[tuple[str, str]
         options = "".join(f"<option{marks.get(place, '')}>{text}</option>" for place, text in texts)
         return f'<label>{name}<select id="{model_id}"{still}>{options}</select></label>'
     return ""
-
-
-def _bare(reference: str) -> str:
-    return reference.removeprefix("IPY_MODEL_")

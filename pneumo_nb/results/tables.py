@@ -25,23 +25,19 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
     `source` is paper or run; `protocol` tells how a run departs from the paper's settings other than what its column
     names; `table` is empty for a run that belongs to none of the paper's columns. Intervals are Wilson's, 95 %.
     """
-    rows = [
-        {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
-        | _with_intervals(metrics.Counts(column.tp, column.fp, column.fn, column.tn))
-        for column in paper.TABLES
-    ]
+    columns, rows = dict.fromkeys(ORDER, np.nan), []
+    for column in paper.TABLES:
+        place = {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
+        counts = metrics.Counts(column.tp, column.fp, column.fn, column.tn)
+        rows.append(columns | place | _with_intervals(counts) | dict.fromkeys(FROM_RECORD, np.nan))
     for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
         row = {"source": "run", "dataset": run.record["dataset"]["name"], "protocol": protocol(run.settings)}
         row |= {"seed": run.settings.seed, "key": run.key} | _with_intervals(run.counts)
         row |= {name: run.record[name] for name in FROM_RECORD}
         rows += [place | row for place in _places(run.settings)]
-    frame = pd.DataFrame(rows)
-    measured = [name for name in frame.columns if name not in (*ORDER, *FROM_RECORD)]
-    frame = frame.reindex(columns=[*ORDER, *measured, *FROM_RECORD]).astype({"table": "Int64", "seed": "Int64"})
-    places = {column: place for place, column in enumerate(dict.fromkeys(frame["column"]))}
-    return frame.sort_values(
-        ORDER, key=lambda values: values.map(places) if values.name == "column" else values, ignore_index=True
-    )
+    frame = pd.DataFrame(rows).astype({"table": "Int64", "seed": "Int64"})
+    frame["place"] = frame["column"].factorize()[0]
+    return frame.sort_values(["table", "place", *ORDER[2:]], ignore_index=True).drop(columns="place")
 
 
 def of_reference(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -110,17 +106,15 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
             own = pd.Series([_measured(labels, margin, metric) for margin in sure])
             statistic = partial(_mean_of_drawn, np.random.default_rng(0), metric)
             interval = comparisons.bootstrap(statistic, patients, labels, *sure, draws=draws)
-            printed = getattr(column, metric, np.nan)
-            rows.append((*about, metric, printed, len(seeds), own.median(), *interval))
+            rows.append((*about, metric, getattr(column, metric, np.nan), len(seeds), own.median(), *interval))
     names = ["dataset", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
     return pd.DataFrame(rows, columns=names)
 
 
 def _measured(labels: Sequence[int], sure: Sequence[float], metric: str) -> float:
     """A metric of one run; `sure` as in `_called`."""
-    if metric == "auc":
-        return metrics.auc(labels, sure)
-    return getattr(metrics.Counts.of(labels, np.asarray(sure) >= 0), metric)
+    counts = metrics.Counts.of(labels, np.asarray(sure) >= 0)
+    return metrics.auc(labels, sure) if metric == "auc" else getattr(counts, metric)
 
 
 def _mean_of_drawn(generator: np.random.Generator, metric: str, labels: np.ndarray, *sure: np.ndarray) -> float:
@@ -129,20 +123,17 @@ def _mean_of_drawn(generator: np.random.Generator, metric: str, labels: np.ndarr
 
 
 def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
-    usual, these = TrainSettings().model_dump(), settings.model_dump()
-    return [f"{name}={these[name]}" for name in these if name in names and these[name] != usual[name]]
+    return [f"{name}={value}" for name, value in settings.model_dump(include=names, exclude_defaults=True).items()]
 
 
 def _places(settings: TrainSettings) -> list[dict]:
     """The columns of the paper's tables that these settings fill; without one, a row of no table."""
     places = [{"table": column.table, "column": column.name} for column in paper.TABLES if fills(column, settings)]
-    if places:
-        return places
     about = [f"n = {settings.scale_factor:g}"]
     if settings.model == "densenet":
         about += _departs(settings, VARIED - {"model", "scale_factor", "depth", "blocks"})
     name = {"resnet34": "ResNet34", "inception_v3": "Inception-V3"}.get(settings.model, f"DenseNet{settings.depth}")
-    return [{"table": None, "column": ", ".join([name, *about])}]
+    return places or [{"table": None, "column": ", ".join([name, *about])}]
 
 
 def _with_intervals(counts: metrics.Counts) -> dict[str, float]:
@@ -163,11 +154,10 @@ def paired(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> pd.DataFram
         gain = second["right"].astype(int) - first["right"]
         b, c = int((gain < 0).sum()), int((gain > 0).sum())
         area = comparisons.delong(first["label"], first["probability"], second["probability"])
-        rows.append(
-            {"seed": seed, "only_before": b, "only_after": c, "mcnemar_p": comparisons.mcnemar(b, c)}
-            | {"accuracy": gain.mean(), "recall": gain[first["label"] == 1].mean(), "auc": area.value, "auc_p": area.p}
-        )
-    return pd.DataFrame(rows)
+        recall = gain[first["label"] == 1].mean()
+        rows.append((seed, b, c, comparisons.mcnemar(b, c), gain.mean(), recall, area.value, area.p))
+    names = ["seed", "only_before", "only_after", "mcnemar_p", "accuracy", "recall", "auc", "auc_p"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def pairs(trained: dict[str, Sequence[runs.Run]], reference: str) -> pd.DataFrame:
@@ -218,8 +208,7 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
 
     Columns claim, metric, dataset (its name), protocol, seeds (as many as have both runs), paper (its difference),
     value, low, high, p, holm_p (over the claims tested on one dataset with one recipe) and verdict: `supported` or
-    `contradicted` if Holm's p is below 0.05 and the difference has the claim's sign or the other, and at least three
-    seeds were trained; else `cannot tell`.
+    `contradicted`, by the difference's sign, if Holm's p is below 0.05 with three seeds or more; else `cannot tell`.
     """
     usual = TrainSettings().model_dump(include=DENSENET_FIELDS)
     groups = {}
@@ -233,28 +222,24 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
             columns = claim.before, claim.after
             before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
             if seeds := len(_by_seed(before, after)):
-                named = claim.name, claim.metric, seeds, claim.difference
-                rows.append((*about, *named, *difference(before, after, claim.metric)))
+                found = difference(before, after, claim.metric)
+                rows.append((*about, claim.name, claim.metric, seeds, claim.difference, *found))
     names = ["hash", "recipe", "dataset", "protocol", "claim", "metric", "seeds", "paper", "value", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=names)
     frame["holm_p"] = frame.dropna(subset="p").groupby(["hash", "recipe"])["p"].transform(comparisons.holm)
     sure = (frame["seeds"] >= ENOUGH_SEEDS) & (frame["holm_p"] < CONFIDENCE)
-    frame["verdict"] = np.where(frame["value"] > 0, "supported", "contradicted")
-    frame["verdict"] = frame["verdict"].where(sure, "cannot tell")
+    frame["verdict"] = np.where(sure, np.where(frame["value"] > 0, "supported", "contradicted"), "cannot tell")
     return frame[["claim", "metric", *names[2:4], *names[6:], "holm_p", "verdict"]]
 
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
     """`claims` to be read: p and holm_p as text, such as `< 0.00025` where no draw lay on the other side of zero."""
     signs = np.where(found["p"] * (DRAWS + 1) < 2, "< ", "")
-    return found.assign(**{name: signs + found[name].map("{:.3g}".format) for name in ("p", "holm_p")})
+    return found.assign(**{name: signs + found[name].map("{:.3g}".format).astype(str) for name in ("p", "holm_p")})
 
 
 def study_summary(found: pd.DataFrame) -> str:
-    """The study's `claims` as one table in Markdown: of each claim and dataset the protocol with the most seeds.
-
-    Differences are in percentage points, with their 95 % intervals.
-    """
+    """The study's `claims` in Markdown, in percentage points: each claim and dataset by the protocol of most seeds."""
     most = told(found).sort_values("seeds", ascending=False, kind="stable").drop_duplicates(["claim", "dataset"])
     lines = ["| claim | the paper | dataset | here (95 % interval) | Holm's p | seeds | verdict |", "|---" * 7 + "|"]
     for claim in paper.CLAIMS:
@@ -272,8 +257,7 @@ def _by_seed(before: Sequence[runs.Run], after: Sequence[runs.Run]) -> list[tupl
     found = [(seed, _called(firsts[seed]), _called(seconds[seed])) for seed in sorted(firsts.keys() & seconds.keys())]
     for seed, first, second in found:
         if first["image_id"].tolist() != second["image_id"].tolist():
-            keys = f"{firsts[seed].key} and {seconds[seed].key}"
-            raise ValueError(f"runs {keys} were not tested on the same radiographs")
+            raise ValueError(f"runs {firsts[seed].key} and {seconds[seed].key} were not tested on the same radiographs")
     return found
 
 

@@ -14,10 +14,7 @@ CHECKPOINT_FORMAT = 1  # of checkpoint.pt: another number refuses those of other
 
 
 def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Save what a training has done, whole or not at all; `identity` holds all that tells it from other trainings.
-
-    `identity` and `done` hold tensors, numbers, text, lists and dicts only.
-    """
+    """Save what a training has `done`, and its `identity`, both of tensors and plain values, whole or not at all."""
     state = {"identity": {"format": CHECKPOINT_FORMAT} | identity, "done": done}
     content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
     torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
@@ -28,8 +25,7 @@ def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torc
 def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
     """Give network and optimiser the state of a checkpoint and return what was done; {} where there is no checkpoint.
 
-    A ValueError refuses a file that is damaged or belongs to another training. It is left as it is: since checkpoints
-    appear whole or not at all, it is a sign of trouble, and what it holds may be wanted.
+    A ValueError refuses a file that is damaged or belongs to another training; it stays, since it may be wanted.
     """
     if path is None or not path.is_file():
         return {}

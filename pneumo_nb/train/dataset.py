@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import mmap
 import shutil
 from collections.abc import Iterator
@@ -53,24 +52,21 @@ class Dataset:
         """Positions of the training set (`train`), the testing set (`test`) or the validation part (`validation`)."""
         return np.flatnonzero(self.manifest["split"].to_numpy() == split)
 
-    def mean_and_sd(self, normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What a grey level between 0 and 1 is shifted and divided by, for each input channel or for all."""
+    def mean_and_sd(self, normalisation: str) -> Tensor:
+        """What a grey level between 0 and 1 is shifted and divided by: (2, channels), or (2, 1) for all channels."""
         if normalisation == "none":
-            return (0.0,), (1.0,)
+            return torch.tensor([[0.0], [1.0]])
         if normalisation == "imagenet":
-            return IMAGENET_MEAN, IMAGENET_SD
+            return torch.tensor([IMAGENET_MEAN, IMAGENET_SD])
         parts = torch.from_numpy(self.part("train")).split(4)
         pixels = sum(torch.bincount(self.taken(part).flatten(), minlength=self.white + 1) for part in parts).double()
         grey, number = torch.arange(self.white + 1, dtype=torch.float64) / self.white, pixels.sum()
         mean = (pixels * grey).sum() / number
-        return (mean.item(),), (((pixels * (grey - mean) ** 2).sum() / (number - 1)).sqrt().item(),)
+        return torch.stack([mean, ((pixels * (grey - mean) ** 2).sum() / (number - 1)).sqrt()]).float().view(2, 1)
 
 
 class Feed:
-    """Batches of a dataset on a device, as the network sees them.
-
-    The bytes sit on the device if they take at most half of the free memory there, else they travel batch by batch.
-    """
+    """Batches of a dataset on a device, as the network sees them; bytes that do not fit there travel batch by batch."""
 
     def __init__(self, data: Dataset, device: torch.device, channels: int, normalisation: str):
         """`channels` repeats the grey image; `normalisation` is none, dataset or imagenet (see `mean_and_sd`)."""
@@ -78,9 +74,7 @@ class Feed:
         self.device, self.white, self.channels, self.image_size = device, data.white, channels, data.image_size
         self._data, self._images = data, data.images.to(device) if fits else data.images
         self._labels = data.labels.to(device)
-        mean, sd = data.mean_and_sd(normalisation)
-        self._mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        self._sd = torch.tensor(sd, device=device).view(1, -1, 1, 1)
+        self._mean, self._sd = data.mean_and_sd(normalisation).to(device).view(2, 1, -1, 1, 1)
         self.on_gpu = self._images.device.type == "cuda"  # then a batch is made there, with nothing sent
 
     def images(self, positions: np.ndarray | Tensor, flips: np.ndarray | Tensor | None = None) -> Tensor:
@@ -104,12 +98,12 @@ def load(name: str, settings: TrainSettings) -> Dataset:
     made once; what is computed from them is the same. Each file is compared with the SHA-256 in the manifest first. A
     ValueError names what is missing, changed or unlabelled; a MemoryError tells of too small a disk.
     """
-    folder = paths.prepared(name)
     manifest, about = paths.read_dataset(name)
     if not manifest["label"].isin(["0", "1"]).all():
         raise ValueError(f"dataset {name!r} has radiographs without a label: prepare it again with --labels")
+    folder, size = paths.prepared(name), settings.image_size
     first = _read(folder, manifest.iloc[0])
-    size, kind = settings.image_size, np.dtype(np.uint8 if first.itemsize == 1 else np.int32)
+    white, kind = (255, np.dtype(np.uint8)) if first.itemsize == 1 else (65535, np.dtype(np.int32))
     needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
     squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
     if needed <= (free / 2 if settings.in_memory_mib == "half" else min(free, settings.in_memory_mib * 2**20)):
@@ -117,19 +111,10 @@ def load(name: str, settings: TrainSettings) -> Dataset:
         for position, image in enumerate(squares):
             images[position, 0] = image
     else:
-        mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{hash_of(name)[:16]}", squares, needed, kind)
+        mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{about['hash'][:16]}", squares, needed, kind)
         images = np.frombuffer(mapped, kind).reshape(-1, 1, size, size)
-    return Dataset(
-        name=name,
-        hash=about["hash"],
-        manifest=manifest,
-        images=torch.from_numpy(images),
-        labels=torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64)),
-        white=255 if first.itemsize == 1 else 65535,
-        image_size=size,
-        fit=settings.fit,
-        mapped=mapped,
-    )
+    pixels, labels = torch.from_numpy(images), torch.from_numpy(manifest["label"].to_numpy(dtype=np.int64))
+    return Dataset(name, about["hash"], manifest, pixels, labels, white, size, fit=settings.fit, mapped=mapped)
 
 
 def _mapped(file: Path, squares: Iterator[np.ndarray], needed: int, kind: np.dtype) -> mmap.mmap:
@@ -184,12 +169,9 @@ def square(image: np.ndarray, size: int, fit: str) -> np.ndarray:
 
 
 def width_mm(row: pd.Series, fit: str) -> float:
-    """Millimetres from edge to edge of what `square` leaves of a radiograph; NaN if its spacing is not known.
-
-    `row` is its row of the manifest.
-    """
+    """Millimetres from edge to edge of what `square` leaves of a row of the manifest; NaN if no spacing is known."""
     side = {"stretch": row["width"], "pad": max(row["width"], row["height"]), "crop": min(row["width"], row["height"])}
-    return row.get("spacing_mm", math.nan) * side[fit]
+    return row.get("spacing_mm", np.nan) * side[fit]
 
 
 def _read(folder: Path, row) -> np.ndarray:

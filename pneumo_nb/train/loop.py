@@ -1,6 +1,5 @@
 """The one training loop: Section 3.1's recipe, with everything that it leaves open taken from the settings."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,10 +36,9 @@ def fit(
 ) -> Trained:
     """Train one network and evaluate it after each epoch.
 
-    With a `checkpoint` path finished epochs are saved there; a checkpoint found there is continued, and ends at the
-    weights of an undisturbed run. A ValueError says what the data or the settings lack, or how the checkpoint does not
-    belong to them; a MemoryError what to lower; a FloatingPointError names the epoch and step at which the loss stopped
-    being a number.
+    Finished epochs are saved at `checkpoint`; one found there is continued, to the weights of an undisturbed run. A
+    ValueError says what the data or the settings lack, or how the checkpoint does not belong to them; a MemoryError
+    what to lower; a FloatingPointError names the epoch and step at which the loss stopped being a number.
     """
     data.refuse_others(settings)
     _refuse_one_sided(settings, data)
@@ -51,17 +49,17 @@ def fit(
     net = machine.in_place(_network(settings)).to(device)
     optimiser = machine.adam(net, settings, device)
     identity = {"dataset": data.hash} | settings.model_dump()
-    new = {"history": [], "weights": {}, "seconds": 0.0}
-    done = checkpoints.resume(checkpoint, identity, net, optimiser) or new
-    training = data.part("train")
-    images, step = len(training), _step(settings, net, optimiser, feed)
+    done = checkpoints.resume(checkpoint, identity, net, optimiser) or {"history": [], "weights": {}, "seconds": 0.0}
+    training, step = data.part("train"), _step(settings, net, optimiser, feed)
     evaluated = min(machine.at_once(settings.image_size, device), len(data.labels))
-    room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, images), evaluated)
+    room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, len(training)), evaluated)
     processes.keep_memory(room > 3)  # as much as it may come to
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
-        _bar(settings, images, len(done["history"]), progress) as bar,  # it starts a thread, which no core is to hold
+        _bar(
+            settings, len(training), len(done["history"]), progress
+        ) as bar,  # it starts a thread, which no core is to hold
         machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
@@ -79,15 +77,9 @@ def fit(
                 checkpoints.save(checkpoint, identity, done, net, optimiser)
         net.load_state_dict(done["weights"])
         probabilities = predict(net, feed, np.arange(len(data.labels)))
-    return Trained(
-        weights=done["weights"],
-        history=pd.DataFrame(done["history"]),
-        probabilities=probabilities,
-        epoch_reported=_reported(settings, done["history"]),
-        threshold=_threshold(settings, data, probabilities),
-        seconds=done["seconds"],
-        peak_memory_mib=machine.peak_mib(device),
-    )
+    history, reported = pd.DataFrame(done["history"]), _reported(settings, done["history"])
+    threshold, peak = _threshold(settings, data, probabilities), machine.peak_mib(device)
+    return Trained(done["weights"], history, probabilities, reported, threshold, done["seconds"], peak)
 
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
@@ -98,10 +90,14 @@ def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
     """The training set of one epoch, shuffled by (seed, epoch) and cut: positions within `labels`, (images,).
 
+    With the reading `sampler` of the loss as many are drawn with replacement, positives n times as often as negatives.
     A lone last image joins the batch before it, since batch normalisation cannot normalise a single value.
     """
     random = np.random.default_rng([settings.seed, epoch, 0])
-    order = losses.drawn(labels, settings.loss, settings.scale_factor, random)
+    order = random.permutation(len(labels))
+    if settings.loss == "sampler":
+        weight = np.where(labels == 1, settings.scale_factor, 1.0)
+        order = random.choice(len(labels), len(labels), p=weight / weight.sum())
     cuts = list(range(settings.batch_size, len(order), settings.batch_size))
     if cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
@@ -109,9 +105,8 @@ def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.
 
 
 def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
-    name = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}"
-    total, initial = settings.epochs * images, epochs_done * images
-    return tqdm(desc=name, total=total, initial=initial, unit="image", disable=not shown, leave=False)
+    name, done = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}", epochs_done * images
+    return tqdm(desc=name, total=settings.epochs * images, initial=done, unit="image", disable=not shown, leave=False)
 
 
 def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -137,12 +132,11 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
     cut = batches(feed.labels(training).cpu().numpy(), settings, epoch)
     order, sizes = np.concatenate(cut), [len(batch) for batch in cut]
     positions, flips = (torch.from_numpy(values[order]).to(feed.device) for values in (training, flips))
-    step_losses, step_logits = [], []
+    met = []
     for batch, flipped in zip(positions.split(sizes), flips.split(sizes), strict=True):
-        loss, logits = step(batch, flipped)
-        step_losses.append(loss)
-        step_logits.append(logits)
+        met.append(step(batch, flipped))
         bar.update(len(batch))
+    step_losses, step_logits = zip(*met, strict=True)
     values = torch.stack(step_losses).cpu()
     for number, value in enumerate(values.tolist(), start=1):
         _refuse_not_a_number(value, f"at epoch {epoch}, step {number}", settings)
@@ -150,7 +144,7 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
 
 
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
-    if not math.isfinite(loss):
+    if not np.isfinite(loss):
         rate = f"try a learning rate below {settings.learning_rate:g}"
         raise FloatingPointError(f"the loss is not a number {where}: {rate}")
 

@@ -27,7 +27,7 @@ def balanced_loss(logits: Tensor, labels: Tensor, reading: str, n: float) -> Ten
                    weights*, so that a batch of one class is not weighted at all.
     `eq7_literal`  Eq. 7 as printed: (n + 1) times cross entropy, whatever the label.
     `focal`        (1 - q)^2 cross entropy, q the probability of the true class; no n (Lin et al. 2017, Eq. 4).
-    `sampler`      plain cross entropy; the *sampling* is balanced: positives are drawn n times as often (`drawn`).
+    `sampler`      plain cross entropy; the *sampling* is balanced: positives are drawn n times as often.
     `none`         plain cross entropy.
     """
     each, weights = cross_entropy(logits, labels), 1 + (n - 1) * labels
@@ -42,18 +42,6 @@ def balanced_loss(logits: Tensor, labels: Tensor, reading: str, n: float) -> Ten
     if reading in ("sampler", "none"):
         return each.mean()
     raise ValueError(f"no reading {reading!r}; there is label, torch_mean, eq7_literal, focal, sampler and none")
-
-
-def drawn(labels: np.ndarray, reading: str, n: float, random: np.random.Generator) -> np.ndarray:
-    """The positions within `labels`, (images,), that an epoch shows, in a random order: each once.
-
-    With the reading `sampler` as many are drawn with replacement, positives n times as often as negatives.
-    """
-    order = random.permutation(len(labels))
-    if reading != "sampler":
-        return order
-    weight = np.where(labels == 1, n, 1.0)
-    return random.choice(len(labels), len(labels), p=weight / weight.sum())
 
 
 def eq7(logits: Tensor, labels: Tensor, n: float) -> Tensor:

@@ -2,14 +2,12 @@
 
 import copy
 import ctypes
-import math
 import os
-import re
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +19,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pneumo_nb.settings import TrainSettings
 
-GIB = 2**30
 BESIDE_TENSORS = {"cpu": 1.1, "cuda": 1.0}  # times what tensors take: oneDNN has copies of its own
 STATUS, CGROUPS, OWN_CGROUP = map(Path, ("/proc/self/status", "/sys/fs/cgroup", "/proc/self/cgroup"))
 EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**23}  # at once: beyond, a CPU is no faster and needs more memory
@@ -43,24 +40,21 @@ def refuse_too_large(
 ) -> float:
     """Stop before the first epoch if a training cannot fit into the memory that is free now; tell how often it would.
 
-    `net` and the dataset have their place already; what is to come are Adam's two moments, gradients and feature maps,
-    while training on `trained` images at once or evaluating `evaluated`. A MemoryError says what to lower, and by how
-    much; a ValueError that the network cannot train at this image size and batch size at all.
+    What is to come beside `net` and the dataset are Adam's two moments, gradients and feature maps, of `trained` images
+    at once or of `evaluated`. A MemoryError says what to lower to what, a ValueError that these sizes cannot train.
     """
-    moments = 2 * sum(weight.nbytes for weight in net.parameters())
-    training, evaluating = (
-        int(BESIDE_TENSORS[device.type] * _dry_run(settings, net, images, training=learns))
-        for images, learns in ((trained, True), (evaluated, False))
-    )
+    moments, times = 2 * sum(weight.nbytes for weight in net.parameters()), BESIDE_TENSORS[device.type]
+    training = int(times * _dry_run(settings, net, trained, training=True))
+    evaluating = int(times * _dry_run(settings, net, evaluated, training=False))
     room, needed = free(device) - moments, max(training, evaluating)
     if needed <= room:
         return room / needed
     batch_size = int(trained * room / training) if room >= evaluating else 0
-    image_size = int(settings.image_size * math.sqrt(max(0.0, room / needed))) // 16 * 16
+    image_size = int(settings.image_size * max(0.0, room / needed) ** 0.5) // 16 * 16
     ways = [f"batch_size = {batch_size}"] * (batch_size >= 1) + [f"image_size = {image_size}"] * (image_size >= 16)
     raise MemoryError(
         f"{settings.model} at image_size = {settings.image_size} and batch_size = {settings.batch_size} needs about"
-        f" {(moments + needed) / GIB:.1f} GiB more; {free(device) / GIB:.1f} GiB are free"
+        f" {(moments + needed) / 2**30:.1f} GiB more; {free(device) / 2**30:.1f} GiB are free"
         f" {'on the GPU' if device.type == 'cuda' else 'in memory'}:"
         f" {' or '.join(ways) or 'neither fewer nor smaller images'} would fit"
     )
@@ -80,7 +74,7 @@ def peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if STATUS.is_file():  # Linux, where getrusage tells a process that has just begun the peak of its parent
-        return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) / 2**10
+        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 2**10  # of kB
     unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -105,10 +99,10 @@ def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[No
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise  # not what torch says on a CPU
         error.with_traceback(None)  # its frames would keep the failed step's tensors
-        where = "the GPU's memory" if device.type == "cuda" else "memory"
+        whose = "the GPU's memory" if device.type == "cuda" else "memory"
+        lower = f"lower batch_size = {settings.batch_size} or image_size = {settings.image_size}, by half to begin with"
         raise MemoryError(
-            f"{where} ran out while training {settings.model}: lower batch_size = {settings.batch_size} or image_size ="
-            f" {settings.image_size}, by half to begin with, or end what else uses it"
+            f"{whose} ran out while training {settings.model}: {lower}, or end what else uses it"
         ) from None
 
 
@@ -120,10 +114,8 @@ def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: boo
         try:
             logits = net(batch)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{settings.model} cannot train at image_size = {settings.image_size} and batch_size ="
-                f" {settings.batch_size}: {str(error).splitlines()[0]}"
-            ) from None
+            sizes = f"image_size = {settings.image_size} and batch_size = {settings.batch_size}"
+            raise ValueError(f"{settings.model} cannot train at {sizes}: {str(error).splitlines()[0]}") from None
         if training:
             logits.sum().backward()
     return batch.nbytes + alive.most
@@ -150,10 +142,7 @@ def at_once(image_size: int, device: torch.device) -> int:
 
 
 def in_place(net: nn.Module) -> nn.Module:
-    """The same network with activations that overwrite what they read: less to write and to keep, the same numbers.
-
-    For training alone: a hook of an explainer would find a feature map overwritten.
-    """
+    """The same network for training alone: its activations overwrite what they read, which changes no number."""
     for module in net.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = True
@@ -170,43 +159,35 @@ def adam(net: nn.Module, settings: TrainSettings, device: torch.device) -> torch
 def arithmetic(settings: TrainSettings) -> Iterator[None]:
     """How torch calculates while a network trains; its own settings are put back afterwards.
 
-    `deterministic` asks for reproducible algorithms, else for those it measures to be fastest. `precision` is how a GPU
-    multiplies float32 numbers: with all their bits, or with `tf32` 10 of the 23 after the point; torch alone would use
-    TF32 in convolutions and nowhere else. For `bf16` see `forward`.
+    `deterministic` asks for reproducible algorithms, else for those it measures to be fastest. With `precision` tf32 a
+    GPU multiplies with 10 of the 23 bits after the point, else with all; torch alone would do so in convolutions only.
     """
-    filled, cudnn, products = torch.utils.deterministic, torch.backends.cudnn, torch.backends.cuda.matmul
-
-    def put(deterministic: bool, filling: bool, measuring: bool, *tf32: bool) -> None:
-        torch.use_deterministic_algorithms(deterministic)
-        filled.fill_uninitialized_memory, cudnn.benchmark = filling, measuring
-        cudnn.allow_tf32, products.allow_tf32 = tf32  # by the newer fp32_precision torch.compile may stop
-
-    before = torch.are_deterministic_algorithms_enabled(), filled.fill_uninitialized_memory, cudnn.benchmark
-    before += cudnn.allow_tf32, products.allow_tf32
+    cudnn, tf32 = torch.backends.cudnn, settings.precision == "tf32"
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS as not deterministic
-    tf32, filling = settings.precision == "tf32", False  # filling is a debugging aid that costs time
-    put(settings.deterministic, filling, not settings.deterministic, tf32, tf32)
-    try:
+    with ExitStack() as put_back:
+        put_back.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        torch.use_deterministic_algorithms(settings.deterministic)
+        for place, name, value in (
+            (torch.utils.deterministic, "fill_uninitialized_memory", False),  # a debugging aid that costs time
+            (cudnn, "benchmark", not settings.deterministic),
+            (cudnn, "allow_tf32", tf32),  # by the newer fp32_precision torch.compile may stop
+            (torch.backends.cuda.matmul, "allow_tf32", tf32),
+        ):
+            put_back.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, value)
         yield
-    finally:
-        put(*before)
 
 
 @contextmanager
 def own_cores(wanted: bool = True) -> Iterator[None]:
     """Keep each of torch's threads on a core of its own, where it has as many threads as there are cores (Linux).
 
-    They wait for each other at the end of every layer, so two of them on one core make a step many times as long. On
-    two cores that others used too, a DenseNet53 so kept trained at 0.7, 1, 12 and 60 times the speed, measured in
-    turns, and each of two side by side at 2 to 20 times. No number changes. What the calling thread starts meanwhile,
-    threads or processes, would stay on its core: it is to start none.
+    They wait for each other after every layer, so two of them on one core make a step many times as long. What the
+    calling thread starts meanwhile, threads or processes, would stay on its core: it is to start none.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     openmp = ctypes.CDLL(str(TORCH)) if wanted and 1 < len(cores) == torch.get_num_threads() else None
-    if not hasattr(openmp, "GOMP_parallel"):
-        yield
-        return
 
     def place(masks: list[set[int]]) -> None:
         """Let each thread that torch calculates with run on the cores of its mask."""
@@ -214,19 +195,15 @@ def own_cores(wanted: bool = True) -> Iterator[None]:
         each = call(lambda _: os.sched_setaffinity(0, masks[openmp.omp_get_thread_num()]))
         openmp.GOMP_parallel(each, None, len(masks), 0)
 
-    place([{core} for core in cores])
-    try:
+    with ExitStack() as afterwards:
+        if hasattr(openmp, "GOMP_parallel"):
+            afterwards.callback(place, [set(cores)] * len(cores))
+            place([{core} for core in cores])
         yield
-    finally:
-        place([set(cores)] * len(cores))
 
 
 def forward(net: nn.Module, settings: TrainSettings, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network as a training step calls it: images -> logits, float32, with the gradients of `net`.
-
-    With `compile` torch joins what is bound by memory; with `bf16` layers calculate in bfloat16 where torch holds that
-    to be safe. Evaluation calls `net` itself.
-    """
+    """The network as a training step calls it: images -> logits, float32, with the gradients of `net`."""
     run = torch.compile(net, dynamic=False) if settings.compile else net
     # channels last in memory is what tensor cores calculate with; ResNet34 in float32 is slower so
     tensor_cores = device.type == "cuda" and settings.precision != "float32"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pneumo_nb.settings import layers_per_block
+from pneumo_nb.settings import TrainSettings, layers_per_block
 
-STEM_WIDTH = 64  # of ResNet34, Figure 3
 BOTTLENECK_WIDTH = 4  # growth rates that a bottleneck's 1x1 convolution leaves (Huang et al. 2017, Section 3)
 
 NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(32, width), width)}
@@ -21,8 +20,7 @@ NORM_LAYERS = {"batch": nn.BatchNorm2d, "group": lambda width: nn.GroupNorm(gcd(
 def build(model: str, channels: int = 3, norm_layer: str = "batch", seed: int = 0, **architecture) -> nn.Module:
     """An untrained network with two outputs, negative and positive: (batch, channels, height, width) -> (batch, 2).
 
-    `model` is resnet34, densenet or inception_v3; `architecture` goes to `DenseNet`. `seed` alone decides the initial
-    weights; the global random state is left as it was.
+    `architecture` goes to `DenseNet`. `seed` alone decides the initial weights; the global random state is left alone.
     """
     makers = {"resnet34": resnet34, "densenet": DenseNet, "inception_v3": inception_v3}
     with torch.random.fork_rng(devices=[]):
@@ -36,7 +34,7 @@ def resnet34(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
 
     net = torchvision.models.resnet34(num_classes=2, norm_layer=NORM_LAYERS[norm_layer])
     if channels != 3:
-        net.conv1 = nn.Conv2d(channels, STEM_WIDTH, kernel_size=7, stride=2, padding=3, bias=False)
+        net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     return net
 
@@ -50,14 +48,17 @@ def inception_v3(channels: int = 3, norm_layer: str = "batch") -> nn.Module:
     return net
 
 
+def _layer(width: int, out: int, kernel: int, drop_rate: float, norm_layer: str) -> tuple[nn.Module, ...]:
+    conv = nn.Conv2d(width, out, kernel_size=kernel, padding=kernel // 2, bias=False)
+    return NORM_LAYERS[norm_layer](width), nn.ReLU(), conv, nn.Dropout(drop_rate)
+
+
 class BasicBlock(nn.Module):
     """Figure 5, bottleneck False: BN, ReLU and a 3x3 convolution add `growth_rate` feature maps to `width` (Eq. 6)."""
 
     def __init__(self, width: int, growth_rate: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
         super().__init__()
-        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
-        self.conv = nn.Conv2d(width, growth_rate, kernel_size=3, padding=1, bias=False)
-        self.drop = nn.Dropout(drop_rate)
+        self.norm, self.relu, self.conv, self.drop = _layer(width, growth_rate, 3, drop_rate, norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width) -> the same with `growth_rate` more channels behind."""
@@ -70,12 +71,8 @@ class BottleneckBlock(nn.Module):
     def __init__(self, width: int, growth_rate: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
         super().__init__()
         between = BOTTLENECK_WIDTH * growth_rate
-        self.norm1, self.relu1 = NORM_LAYERS[norm_layer](width), nn.ReLU()
-        self.conv1 = nn.Conv2d(width, between, kernel_size=1, bias=False)
-        self.drop1 = nn.Dropout(drop_rate)
-        self.norm2, self.relu2 = NORM_LAYERS[norm_layer](between), nn.ReLU()
-        self.conv2 = nn.Conv2d(between, growth_rate, kernel_size=3, padding=1, bias=False)
-        self.drop2 = nn.Dropout(drop_rate)
+        self.norm1, self.relu1, self.conv1, self.drop1 = _layer(width, between, 1, drop_rate, norm_layer)
+        self.norm2, self.relu2, self.conv2, self.drop2 = _layer(between, growth_rate, 3, drop_rate, norm_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width) -> the same with `growth_rate` more channels behind."""
@@ -88,9 +85,8 @@ class Transition(nn.Module):
 
     def __init__(self, width: int, reduced: int, drop_rate: float = 0.0, norm_layer: str = "batch"):
         super().__init__()
-        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
-        self.conv = nn.Conv2d(width, reduced, kernel_size=1, bias=False)
-        self.drop, self.pool = nn.Dropout(drop_rate), nn.AvgPool2d(2)
+        self.norm, self.relu, self.conv, self.drop = _layer(width, reduced, 1, drop_rate, norm_layer)
+        self.pool = nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, height, width) -> (batch, reduced, height / 2, width / 2)."""
@@ -100,43 +96,31 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """Figures 6 and 8: a stem, `blocks` dense blocks, a transition between each two, average pooling, two outputs.
 
-    `depth` counts every convolution and the fully connected layer, as in DenseNet40, 53 and 64; `reduction` is the
-    share of channels that a transition keeps (`multiply`), or what their number is divided by (`divide`, the letter of
-    Section 3.2.3); dropout follows each convolution but the stem (Huang et al. 2017, Section 4.2). `checkpointing`
-    computes each layer again in the backward pass instead of keeping it: less memory, the same results.
+    `architecture` are fields of `TrainSettings`, by default as there; a ValueError names what does not fit. `depth`
+    counts convolutions and the linear layer; `reduction` is the share of channels that a transition keeps (`multiply`),
+    or what their number is divided by (`divide`, the letter of Section 3.2.3); dropout follows each convolution but the
+    stem (Huang et al. 2017, Section 4.2). `checkpointing` computes layers again in the backward pass: less memory.
     """
 
-    def __init__(
-        self,
-        channels: int = 3,
-        norm_layer: str = "batch",
-        depth: int = 53,
-        blocks: int = 4,
-        bottleneck: bool = True,
-        growth_rate: int = 12,
-        reduction: float = 0.25,
-        reduction_reading: str = "multiply",
-        drop_rate: float = 0.0,
-        stem: str = "3x3",
-        checkpointing: bool = False,
-    ):
+    def __init__(self, **architecture):
         super().__init__()
-        self.checkpointing = checkpointing
-        layers = layers_per_block(depth, blocks, bottleneck)
-        block_of = BottleneckBlock if bottleneck else BasicBlock
-        layer = partial(block_of, growth_rate=growth_rate, drop_rate=drop_rate, norm_layer=norm_layer)
-        width = 2 * growth_rate
-        self.stem = _stem(stem, channels, width)
+        chosen = TrainSettings.of(model="densenet", **architecture)
+        self.checkpointing = chosen.checkpointing
+        layers, width = layers_per_block(chosen.depth, chosen.blocks, chosen.bottleneck), 2 * chosen.growth_rate
+        layer, common = BottleneckBlock if chosen.bottleneck else BasicBlock, (chosen.drop_rate, chosen.norm_layer)
+        self.stem = _stem(chosen.stem, chosen.channels, width)
         self.features = nn.Sequential()
-        for block in range(1, blocks + 1):
-            dense = nn.Sequential(*(layer(width + place * growth_rate) for place in range(layers)))
+        for block in range(1, chosen.blocks + 1):
+            widths = [width + place * chosen.growth_rate for place in range(layers)]
+            dense = nn.Sequential(*(layer(before, chosen.growth_rate, *common) for before in widths))
             self.features.add_module(f"dense{block}", dense)
-            width += layers * growth_rate
-            if block < blocks:
-                reduced = int(width * reduction if reduction_reading == "multiply" else width / reduction)
-                self.features.add_module(f"transition{block}", Transition(width, reduced, drop_rate, norm_layer))
+            width += layers * chosen.growth_rate
+            if block < chosen.blocks:
+                multiply = chosen.reduction_reading == "multiply"
+                reduced = int(width * chosen.reduction if multiply else width / chosen.reduction)
+                self.features.add_module(f"transition{block}", Transition(width, reduced, *common))
                 width = reduced
-        self.norm, self.relu = NORM_LAYERS[norm_layer](width), nn.ReLU()
+        self.norm, self.relu = NORM_LAYERS[chosen.norm_layer](width), nn.ReLU()
         self.pool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(width, 2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -155,10 +139,8 @@ class DenseNet(nn.Module):
 def _stem(kind: str, channels: int, width: int) -> nn.Module:
     if kind == "3x3":
         return nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
-    if kind == "7x7":
-        conv = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
-        return nn.Sequential(conv, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
-    raise ValueError(f"no stem {kind!r}; the stems are 3x3 and 7x7")
+    conv = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+    return nn.Sequential(conv, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
 
 
 def _again_in_backward(step: nn.Module, x: Tensor) -> Tensor:
@@ -184,8 +166,7 @@ def parameters(module: nn.Module) -> int:
 def layer_table(net: nn.Module, image_size: int, channels: int = 3) -> list[dict]:
     """Every convolution and linear layer in the order of the forward pass, with output size and parameters.
 
-    A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; nothing is computed but
-    shapes, so 672 x 672 costs nothing.
+    A row holds name, kind, kernel, stride, output (channels, height, width) and parameters; only shapes are computed.
     """
     rows: list[dict] = []
     net = copy.deepcopy(net).to("meta").eval()

@@ -73,18 +73,17 @@ def write(name: str, trained: Sequence[Any], readme: str = "", **tables: pd.Data
             counts = metrics.Counts.of(found["label"][of_test], exact[of_test] >= run.record["threshold"])
             if counts != run.counts:
                 raise ValueError(f"run {run.key}: its record says {run.counts}, its predictions {counts}")
-    hashes = {record["dataset"]["hash"] for record in told.values()}
+    hashes, files = {record["dataset"]["hash"] for record in told.values()}, {}
     for part, keys, digits in ((IMAGES, hashes, None), (PREDICTIONS, told, "%.9g"), (HISTORY, told, "%.6g")):
         frame = pd.concat({key: kept[part][key] for key in sorted(keys)}, names=["of"]).reset_index("of")
-        with paths.whole(folder(name) / part) as file:
-            file.write_bytes(lzma.compress(frame.to_csv(index=False, float_format=digits).encode(), preset=9))
+        files[part] = lzma.compress(frame.to_csv(index=False, float_format=digits).encode(), preset=9)
     for title, table in tables.items():
-        with paths.whole(folder(name) / f"{title}.csv") as file:
-            table.to_csv(file, index=False, float_format="%.6g")
-    with paths.whole(folder(name) / "README.md") as file:
-        file.write_text(readme)
-    with paths.whole(folder(name) / RUNS) as file:  # last: what it does not name is not there
-        file.write_text(json.dumps([told[key] for key in sorted(told)], indent=1) + "\n")
+        files[f"{title}.csv"] = table.to_csv(index=False, float_format="%.6g").encode()
+    files["README.md"] = readme.encode()
+    files[RUNS] = json.dumps([told[key] for key in sorted(told)], indent=1).encode() + b"\n"
+    for file, content in files.items():  # the records last: what they do not name is not there
+        with paths.whole(folder(name) / file) as beside:
+            beside.write_bytes(content)
     return folder(name)
 
 

@@ -74,10 +74,8 @@ class Run:
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU; a ValueError if it was not kept, or does not fit."""
         if self.reference:
-            raise ValueError(
-                f"run {self.key} is known from outputs/reference/{self.reference}, which holds no weights:"
-                " ask for it with weights=True to train it here"
-            )
+            where = f"outputs/reference/{self.reference}, which holds no weights"
+            raise ValueError(f"run {self.key} is known from {where}: ask for it with weights=True to train it here")
         net = models.build(**self.settings.architecture())
         weights = paths.runs(self.key) / "weights.safetensors"
         checkpoints.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
@@ -87,8 +85,8 @@ class Run:
 def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, ...], torch.device, dataset.Dataset]:
     """What a notebook trains with, from its names: settings, seeds, device and dataset.
 
-    `own` are capital names that are the notebook's own parameters, `fixed` settings that it does not leave open. The
-    phantom is made if it is missing. A ValueError names what is no parameter or has a wrong value.
+    `own` are parameters of the notebook alone, `fixed` settings that it does not leave open. The phantom is made if it
+    is missing. A ValueError names what is no parameter or has a wrong value.
     """
     settings.refuse_unknown(names, own)
     base, seeds = TrainSettings.from_parameters(names, **fixed), settings.seeds(names["SEEDS"])
@@ -103,10 +101,7 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
 
 
 def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
-    """`auto` is the GPU where there is one; a ValueError says so where the one asked for is not there.
-
-    With `elsewhere` the runs are trained on other machines, whose GPUs cannot be looked for from here.
-    """
+    """`auto` is the GPU where there is one; a ValueError if the one asked for is not there, nor perhaps `elsewhere`."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device = {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not (elsewhere or torch.cuda.is_available()):
@@ -125,8 +120,7 @@ def key(settings: TrainSettings, dataset_hash: str) -> str:
 
 def is_finished(run_key: str, weights: bool = False) -> bool:
     """Whether there is a run of that key, in outputs/runs with all its files or, without `weights`, in a reference."""
-    own = bool(run_key) and (paths.runs(run_key) / "record.json").is_file()
-    return own or (not weights and run_key in reference.records())
+    return (paths.runs(run_key) / "record.json").is_file() or (not weights and run_key in reference.records())
 
 
 def load(run_key: str) -> Run:
@@ -145,9 +139,8 @@ def load_or_train(
 ) -> Run:
     """The run with these settings on this dataset: loaded if it was trained before, else trained and stored.
 
-    Two processes that ask for one run train it once: the second says so and waits for the first. A run that was
-    interrupted goes on from its last checkpoint. One that a reference tells of is trained only if its `weights` are
-    asked for. A ValueError if the dataset was loaded otherwise than these settings say.
+    Of two processes that ask for one run the second says so and waits. One that was interrupted goes on from its last
+    checkpoint; one that a reference tells of is trained only for its `weights`. A ValueError as `refuse_others`.
     """
     data.refuse_others(settings)
     run_key = key(settings, data.hash)
@@ -197,6 +190,6 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 def finished(dataset_hash: str) -> list[Run]:
     """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
-    every = [Run(key, record, name) for key, (name, record) in sorted((reference.records() | found).items())]
-    of_format = [run for run in every if run.record["format"] == RUN_FORMAT]
+    every = sorted((reference.records() | found).items())
+    of_format = [Run(key, record, name) for key, (name, record) in every if record["format"] == RUN_FORMAT]
     return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]

@@ -1,12 +1,10 @@
 """Many runs: one after another here, or at once on a Dask cluster, of this machine's processes or of many machines."""
 
 import asyncio
-import itertools
-import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -29,33 +27,24 @@ def train_all(
 ) -> list[runs.Run]:
     """The runs with these settings on this dataset, in this order: those finished before are loaded, others trained.
 
-    Without a `scheduler` they are trained here, one after another; with the address of a Dask scheduler, at once on its
-    workers, which must share this machine's data/ and outputs/. With `weights` a run that a reference tells of is
-    trained here too. A run that fails does not stop the others: when all are through, a RuntimeError names each failed
-    run and its reason. A ValueError says what the cluster lacks, or that the dataset is not at the settings' size.
+    They are trained here, one after another, or at once on the workers of the Dask `scheduler` at that address, which
+    must share data/ and outputs/; with `weights` also those that a reference tells of. Failed runs stop no others: in
+    the end a RuntimeError names each and its reason. A ValueError says what the cluster lacks, or as `refuse_others`.
     """
     for settings in wanted:
         data.refuse_others(settings)
     asked = {runs.key(settings, data.hash): settings for settings in wanted}
     missing = {key: settings for key, settings in asked.items() if not runs.is_finished(key, weights)}
     train = _train_on_cluster if scheduler else _train_here
-    failures = train(missing, data, device, scheduler) if missing else {}
-    if failures:
+    if missing and (failures := train(missing, data, device, scheduler)):
         raise RuntimeError(_all_in_one_line(failures, asked))
     return [runs.load(runs.key(settings, data.hash)) for settings in wanted]
 
 
-def train_columns(
-    columns: Mapping[str, TrainSettings],
-    seeds: Sequence[int],
-    data: Dataset,
-    device: torch.device,
-    scheduler: str = "",
-    weights: bool = False,
-) -> dict[str, list[runs.Run]]:
-    """The runs of a table: for each column one of each seed, all of them by one call of `train_all`."""
+def train_columns(columns: dict[str, TrainSettings], seeds: Sequence[int], *how, **more) -> dict[str, list[runs.Run]]:
+    """The runs of a table: for each column one of each seed, all by one call of `train_all`, which takes the rest."""
     wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
-    trained = iter(train_all(wanted, data, device, scheduler, weights))
+    trained = iter(train_all(wanted, *how, **more))
     return {name: [next(trained) for _ in seeds] for name in columns}
 
 
@@ -92,18 +81,18 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
     """
     quiet = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     env = {"OMP_NUM_THREADS": str(max(1, processes.cores() // jobs))}
+    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": "CRITICAL"}
     own = [{"env": env}] * jobs
     if device.type == "cuda":
         given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        gpus = itertools.islice(itertools.cycle(given.split(",")), jobs)
+        gpus = (given.split(",") * jobs)[:jobs]
         own = [{"env": env | {"CUDA_VISIBLE_DEVICES": gpu}, "resources": {"GPU": 1}} for gpu in gpus]
-    common = quiet | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     workers = {number: {"cls": Nanny, "options": common | options} for number, options in enumerate(own)}
     with (
         tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder,
         # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
         dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": folder}),
-        SpecCluster(workers, {"cls": Scheduler, "options": quiet}, silence_logs=logging.CRITICAL) as local,
+        SpecCluster(workers, {"cls": Scheduler, "options": quiet}, silence_logs="CRITICAL") as local,
     ):
         yield local.scheduler_address
 
@@ -120,22 +109,18 @@ def _train_here(missing: dict[str, TrainSettings], data: Dataset, device: torch.
 
 
 def _train_on_cluster(missing: dict[str, TrainSettings], data: Dataset, device: torch.device, scheduler: str) -> dict:
-    """Train runs as Dask tasks; returns the error of each that failed, by its key.
-
-    A task bears its run's key, so that a scheduler that two ask for one run has it trained once.
-    """
+    """Train runs as Dask tasks; returns the error of each that failed, by its key."""
     for key in missing:
         paths.runs(key).mkdir(parents=True, exist_ok=True)  # the sign by which a worker knows that it shares outputs/
-    train, failures = _task(data.name, data.hash, device.type), {}
-    needs = {"GPU": 1} if device.type == "cuda" else {}
+    train, needs = _task(data.name, data.hash, device.type), {"GPU": 1} if device.type == "cuda" else {}
     with _client(scheduler, needs) as client:
+        # by its run's key, a task that two ask the scheduler for is done once
         asked = [client.submit(train, one, key, key=key, resources=needs) for key, one in missing.items()]
         done = as_completed(asked, loop=client.loop)
-        for one in tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False):
-            gone = ConnectionError("the Dask scheduler went away")
-            if error := gone if one.status == "cancelled" else one.exception():
-                failures[one.key] = error
-    return failures
+        done = tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False)
+        gone = ConnectionError("the Dask scheduler went away")
+        errors = {one.key: gone if one.status == "cancelled" else one.exception() for one in done}
+    return {key: error for key, error in errors.items() if error}
 
 
 def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings, str], None]:
@@ -161,8 +146,7 @@ def _client(scheduler: str, needs: dict[str, int]) -> Iterator[Client]:
 
     async def greet() -> None:  # Client itself would wait for ever where something listens but is no scheduler
         secrets = Security().get_connection_args("client")
-        comm = await asyncio.wait_for(connect(address(scheduler), timeout=PATIENCE, **secrets), PATIENCE)
-        comm.abort()
+        (await asyncio.wait_for(connect(address(scheduler), timeout=PATIENCE, **secrets), PATIENCE)).abort()
 
     try:
         with ThreadPoolExecutor() as beside:  # a notebook's own thread has an event loop already
@@ -182,8 +166,7 @@ def _client(scheduler: str, needs: dict[str, int]) -> Iterator[Client]:
 
 def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainSettings]) -> str:
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
-    every = list(asked.values())
-    differing = [field for field in TrainSettings.model_fields if len({getattr(s, field) for s in every}) > 1]
+    differing = [name for name in TrainSettings.model_fields if len({getattr(s, name) for s in asked.values()}) > 1]
     by_reason: dict[str, list[str]] = {}
     for key, error in failures.items():
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])

@@ -17,7 +17,7 @@ from pneumo_nb import paths, prepare
 from pneumo_nb.settings import PhantomSettings
 
 pytestmark = pytest.mark.browser
-SMALL = {"IMAGE_SIZE": 32, "EPOCHS": 1, "BATCH_SIZE": 16, "DEPTH": 13, "CHOSEN_ON": 4}
+SMALL = {"IMAGE_SIZE": 32, "EPOCHS": 1, "BATCH_SIZE": 16, "DEPTH": 13, "GROWTH_RATE": 4, "CHOSEN_ON": 4}
 PHANTOM = PhantomSettings(patients=12, positives=6, width=128, height=133)
 
 

@@ -16,12 +16,14 @@ CPU = torch.device("cpu")
 SMALL = {"model": "densenet", "depth": 7, "blocks": 2, "image_size": 32, "channels": 1, "epochs": 1, "batch_size": 8}
 
 
-@pytest.fixture
-def data(home):
-    return toy.load(toy.prepared())
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMO_NB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield toy.load(toy.prepared())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(data):
     """Two small DenseNets, of 24 and 16 maps in the first layer."""
     chosen = (TrainSettings.of(**SMALL), TrainSettings.of(**SMALL | {"growth_rate": 8, "depth": 11}))
@@ -98,10 +100,10 @@ def test_another_layer_and_another_run_are_computed_once(data, trained, monkeypa
 
 
 def test_opacities_are_outlined_where_they_are_known(data, trained):
-    plain = sliders.Explorer(trained[:1], data, CPU, side=60, kept=8)
+    plain = sliders.Explorer(trained[1:], data, CPU, side=60, kept=8)
     toy.masks()
-    outlined = sliders.Explorer(trained[:1], data, CPU, side=60, kept=8)
-    for place, position in enumerate(sliders.by_outcome(trained[0]).values()):
+    outlined = sliders.Explorer(trained[1:], data, CPU, side=60, kept=8)
+    for place, position in enumerate(sliders.by_outcome(trained[1]).values()):
         before, after = (picture(each.channels.pictures.children[place].children[0]) for each in (plain, outlined))
         assert (before != after).any() == bool(data.labels[position])
 

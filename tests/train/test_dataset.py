@@ -162,7 +162,7 @@ from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import dataset, machine
 toy.load("toy", 64).images.float().mean()  # what torch takes of itself
 before, cpu = machine.peak_mib(torch.device("cpu")), torch.device("cpu")
-data = dataset.load("toy", TrainSettings.of(image_size=1024, in_memory_mib=120))
+data = dataset.load("toy", TrainSettings.of(image_size=512, in_memory_mib=30))
 feed = dataset.Feed(data, cpu, 1, "dataset")
 for position in range(len(data.labels)):
     feed.images(np.array([position]))
@@ -175,4 +175,4 @@ def test_a_mapped_set_takes_a_fraction_of_its_size_in_resident_memory(home):
     here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     told = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True, env=here)
     size, resident = map(float, told.stdout.split())
-    assert size == 240 and resident < 120
+    assert size == 60 and resident < 30

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pneumo_nb import metrics, paths
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import checkpoints, loop, models
+from pneumo_nb.train import checkpoints, dataset, loop, models
 
 CPU = torch.device("cpu")
 RESNET34 = models.build
@@ -65,11 +65,17 @@ def test_history_has_a_row_for_each_epoch_and_counts_that_add_up(data):
     assert np.isfinite(history["train_loss"]).all() and np.isfinite(history["test_loss"]).all()
 
 
-def test_a_network_learns_the_bright_square(home):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_network_learns_the_bright_square_and_is_evaluated_in_float32(home, precision):
     data = toy.load(toy.prepared(images=60), 32)
-    trained = fit(data, epochs=20, learning_rate=1e-2)
+    trained = fit(data, epochs=20, learning_rate=1e-2, precision=precision)
     on_test = data.part("test")
     assert metrics.auc(data.labels[on_test].tolist(), trained.probabilities[on_test].tolist()) >= 0.95
+    assert all(value.dtype != torch.bfloat16 for value in trained.weights.values())
+    net = toy.build("resnet34", 1)
+    net.load_state_dict(trained.weights)
+    feed = dataset.Feed(data, CPU, 1, "none")
+    assert (loop.predict(net, feed, np.arange(len(data.labels))) == trained.probabilities).all()
 
 
 @pytest.mark.slow

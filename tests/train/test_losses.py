@@ -59,13 +59,6 @@ def test_at_n_1_every_reading_but_focal_is_plain_up_to_a_factor(rows):
         assert torch.allclose(losses.balanced_loss(logits, labels, reading, 1), factor * plain)
 
 
-def test_a_batch_of_one_class_is_not_weighted_by_torch_mean_but_is_by_label():
-    logits, positives = torch.tensor([[0.3, -0.4], [1.0, 0.2]]), torch.tensor([1, 1])
-    plain = losses.balanced_loss(logits, positives, "none", 5)
-    assert torch.allclose(losses.balanced_loss(logits, positives, "torch_mean", 5), plain)
-    assert torch.allclose(losses.balanced_loss(logits, positives, "label", 5), 5 * plain)
-
-
 def test_focal_loss_weighs_easy_samples_down():
     logits, labels = torch.tensor([[0.0, 4.0], [0.0, 0.0]]), torch.tensor([1, 1])
     easy, even = (losses.balanced_loss(logits[[i]], labels[[i]], "focal", 1) for i in (0, 1))
@@ -83,7 +76,7 @@ def test_effective_ratio_of_torch_mean_by_batch_size(size, ratio):
 def test_effective_ratio_agrees_with_gradients_over_random_batches():
     generator = torch.Generator().manual_seed(0)
     moved = {0: [], 1: []}
-    for _ in range(4000):
+    for _ in range(1500):
         labels = (torch.rand(4, generator=generator) < 0.2).long()
         logits = torch.zeros(4, 2, requires_grad=True)
         losses.balanced_loss(logits, labels, "torch_mean", 5.0).backward()

@@ -13,9 +13,8 @@ import torch
 import toy
 from benchmarks import reference
 
-from pneumo_nb import metrics
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, loop, losses, machine, models
+from pneumo_nb.train import loop, losses, machine, models
 
 CPU = torch.device("cpu")
 GPU = pytest.param(
@@ -26,7 +25,7 @@ DENSENET = {"model": "densenet", "depth": 21, "blocks": 4}
 
 @pytest.fixture
 def data(home):
-    return toy.load(toy.prepared(images=60), 32)
+    return toy.load(toy.prepared(images=36), 32)
 
 
 def loss_curve(settings, data, monkeypatch):
@@ -72,7 +71,7 @@ def reference_curve(settings, data):
         pytest.param(DENSENET | {"stem": "7x7"}, 2e-6, 50, marks=pytest.mark.slow),
         pytest.param(DENSENET | {"bottleneck": False}, 2e-6, 50, marks=pytest.mark.slow),
         pytest.param({"model": "resnet34"}, 1e-7, 50, marks=pytest.mark.slow),
-        ({"model": "resnet34"}, 1e-7, 6),
+        ({"model": "resnet34"}, 1e-7, 4),
     ],
     ids=["bottleneck", "7x7 stem", "no bottleneck", "ResNet34", "ResNet34, few"],
 )
@@ -173,23 +172,8 @@ def test_what_a_gpu_cannot_hold_is_named_before_the_start(data, device):
         loop.fit(settings, data, device, progress=False)
 
 
-def test_bf16_learns_the_bright_square_too_and_evaluates_in_float32(data, monkeypatch):
-    monkeypatch.setattr(models, "build", toy.build)
-    settings = TrainSettings.of(
-        precision="bf16", image_size=32, channels=1, epochs=20, batch_size=4, learning_rate=1e-2
-    )
-    trained = loop.fit(settings, data, CPU, progress=False)
-    on_test = data.part("test")
-    assert metrics.auc(data.labels[on_test].tolist(), trained.probabilities[on_test].tolist()) >= 0.95
-    assert all(value.dtype != torch.bfloat16 for value in trained.weights.values())
-    net = toy.build("resnet34", 1)
-    net.load_state_dict(trained.weights)
-    feed = dataset.Feed(data, CPU, 1, "none")
-    assert (loop.predict(net, feed, np.arange(len(data.labels))) == trained.probabilities).all()
-
-
 def test_bf16_is_another_arithmetic_and_close_to_float32(data, monkeypatch):
-    settings = TrainSettings.of(**DENSENET, image_size=32, epochs=1, flip=0)
+    settings = TrainSettings.of(**DENSENET, image_size=32, epochs=1, batch_size=8, flip=0)
     plain, short = (loss_curve(settings.varied(precision=name), data, monkeypatch) for name in ("float32", "bf16"))
     assert (plain != short).any() and np.median(abs(short - plain) / plain) < 0.05
 

@@ -1,9 +1,8 @@
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,11 +66,13 @@ def test_the_stored_network_gives_the_stored_predictions(done, trained_on):
     assert done.predictions.query("split == 'test'")["probability"].to_numpy() == pytest.approx(again, abs=1e-6)
 
 
-def test_two_trainings_leave_the_same_bytes(done, trained_on):
+def test_a_run_without_its_record_is_not_finished_and_is_trained_again_to_the_same_bytes(done, trained, trained_on):
     files = ("weights.safetensors", "history.csv", "predictions.csv")
     before = {file: (paths.runs(done.key) / file).read_bytes() for file in files}
     (paths.runs(done.key) / "record.json").unlink()
+    assert [run.key for run in runs.finished(trained_on.hash)] == trained[1:]
     assert {file: (paths.runs(run(trained_on).key) / file).read_bytes() for file in files} == before
+    assert len(runs.finished(trained_on.hash)) == 2
 
 
 def test_every_setting_and_the_dataset_change_the_key():
@@ -120,14 +121,6 @@ def test_tables_hold_the_papers_columns_and_every_run(data):
 def test_a_protocol_names_the_departures_from_the_paper_only():
     assert tables.protocol(TrainSettings.of(seed=3, scale_factor=1)) == "paper"
     assert tables.protocol(settings()) == "channels=1, image_size=32, epochs=2, batch_size=8"
-
-
-def test_nothing_half_written_counts_as_a_run(data, monkeypatch):
-    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr(runs.json, "dumps", lambda *_, **__: 1 / 0)
-        run(data, seed=5)
-    assert runs.finished(data.hash) == []
-    assert json.loads((paths.runs(run(data, seed=5).key) / "record.json").read_text())["settings"]["seed"] == 5
 
 
 def test_a_run_fits_only_its_own_radiographs(done, trained_on):
@@ -226,44 +219,37 @@ def test_a_run_of_another_format_is_never_mixed_in_and_a_damaged_record_is_named
         runs.finished(told)
 
 
-TRAINING = """
-import sys, torch, toy
-from pneumo_nb.train import dataset, models, runs
+OWNER = """
+import os, signal, torch, toy
+from pneumo_nb.train import checkpoints, dataset, models, runs
 from pneumo_nb.settings import TrainSettings
-models.build = toy.build
-settings = TrainSettings.of(image_size=32, channels=1, epochs=int(sys.argv[1]), batch_size=8)
-print(runs.load_or_train(settings, dataset.load("toy", settings), torch.device("cpu"), progress=False).key)
+models.build, save = toy.build, checkpoints.save
+def save_and_stop(*given):
+    save(*given)
+    os.kill(os.getpid(), signal.SIGSTOP)
+checkpoints.save = save_and_stop
+settings = TrainSettings.of(image_size=32, channels=1, epochs=2, batch_size=8)
+runs.load_or_train(settings, dataset.load("toy", settings), torch.device("cpu"), progress=False)
 """
 
 
-def training(epochs):
-    """A process that trains one run, as a notebook's kernel would."""
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", TRAINING, str(epochs)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, home):
-    epochs = 30
-    run_key = runs.key(settings(epochs=epochs), data.hash)
-    owner, follower = training(epochs), None
-    try:
-        while not (paths.runs(run_key) / "checkpoint.pt").is_file() and owner.poll() is None:
-            time.sleep(0.001)
-        owner.send_signal(signal.SIGSTOP)  # it keeps the lock, however long the other takes to start
-        follower = training(epochs)
-        assert follower.stderr.readline() == f"another process is busy with run {run_key}: waiting until it is done\n"
-        assert follower.poll() is None and owner.poll() is None
-        owner.send_signal(signal.SIGKILL)
-        said, complaint = follower.communicate(timeout=120)
-    finally:
-        for one in (owner, follower):
-            if one:
-                one.kill()
-                one.communicate()
-    assert said.strip() == run_key and not complaint
-    assert len(runs.load(run_key).history) == epochs
+def test_of_two_processes_one_trains_and_one_waits_and_a_killed_one_is_followed(data, capsys):
+    run_key = runs.key(settings(), data.hash)
+    here = os.environ | {"PYTHONPATH": str(Path(toy.__file__).parent), "OMP_NUM_THREADS": "1"}
+    with ThreadPoolExecutor() as beside, subprocess.Popen([sys.executable, "-c", OWNER], env=here) as owner:
+        try:
+            assert os.WIFSTOPPED(os.waitpid(owner.pid, os.WUNTRACED)[1])  # after an epoch; it keeps the lock
+            assert (paths.runs(run_key) / "checkpoint.pt").is_file()
+            follower, said = beside.submit(run, data), ""
+            while not (said or follower.done()):
+                said = capsys.readouterr().err
+                time.sleep(0.01)
+            assert said == f"another process is busy with run {run_key}: waiting until it is done\n"
+            assert not follower.done() and owner.poll() is None
+        finally:
+            owner.kill()
+        assert follower.result(120).key == run_key and not capsys.readouterr().err
+    assert len(runs.load(run_key).history) == 2
     assert [path.name for path in paths.runs(run_key).iterdir() if path.name.startswith((".", "checkpoint"))] == []
 
 
