@@ -22,8 +22,6 @@ NOBODY = re.compile(
     "|(de ?)?(identified|personali[sz]ed)|0{3,}|9{3,}|removed|deleted|redacted|hidden|subject|id|)",
     re.I,
 )
-# Facts of a picture (see dicom.read) that the manifest or its counts tell on.
-KEPT = ("bits", "photometric", "spacing_mm", "body_part", "grey_range", "faulty", "contradiction")
 LOADED = [__name__, "pydicom.pixels"]  # before the first file is read
 
 
@@ -44,7 +42,7 @@ class Task:
 
     file: str  # relative to the source
     image_id: str
-    row: Row
+    row: Row | None  # None: the labels have none for it
     position: int = 0  # among the source's files
 
 
@@ -102,24 +100,27 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
 
 def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """The radiograph, and what its manifest tells of the source; names, dates and UIDs go no further than here."""
+    if task.row is None:
+        raise Rejected("it has no row in the labels CSV")
     if task.row.view in dicom.OTHER_VIEWS:
         raise Rejected("the labels CSV says that it is not a frontal view")
     picture, facts, content = render(job, task)
-    identifiers = facts["identifiers"]
+    identifiers = facts.pop("identifiers")
     patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
-    told = {fact: facts[fact] for fact in KEPT} | {column: task.row.disease.get(column, "") for column in DISEASE}
-    return picture, told | {
+    uid = identifiers.get("sop_instance_uid")
+    return picture, facts | dict.fromkeys(DISEASE, "") | task.row.disease | {
         "image_id": task.image_id,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "patient_from": patient_from,
         "label": task.row.label,
+        "split": task.row.split,
         "original_width": facts["width"],
         "original_height": facts["height"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day else "",
         "source_sha256": hashlib.sha256(content).hexdigest(),
-        "uid": pseudonyms.instance(job.key, identifiers.get("sop_instance_uid", "")),
+        "uid": pseudonyms.digest(job.key, "instance", uid)[:16] if uid else "",
     }
 
 
@@ -152,6 +153,7 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
         small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
         files[f"masks/{task.image_id}_{shown}.png"] = images.encode(small, "png")
     for file, content in files.items() if job.folder else ():
+        (job.folder / file).parent.mkdir(exist_ok=True)
         (job.folder / file).write_bytes(content)
     told = {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "width": width, "height": height}
     return told | {"spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else ""}
