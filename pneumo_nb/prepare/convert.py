@@ -34,6 +34,7 @@ class Job:
     settings: PrepareSettings
     key: bytes
     suspects: Path | None = None  # the folder for crops of what seems to be text
+    images: str = "images"  # the folder within `folder` that images are written to
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         raise Rejected("it has no row in the labels CSV")
     if task.row.view in dicom.OTHER_VIEWS:
         raise Rejected("the labels CSV says that it is not a frontal view")
-    picture, facts, content = render(job, task)
+    (kind, content), how = images.load(job.source / task.file), job.settings
+    if kind == "dicom":
+        picture, facts = dicom.read(content, how.voi, how.bits, how.polarity)
+    else:
+        picture, facts = images.read(content, how.bits)
     identifiers = facts.pop("identifiers")
     patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
@@ -124,14 +129,6 @@ def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     }
 
 
-def render(job: Job, task: Task) -> tuple[np.ndarray, dict, bytes]:
-    """Grey pixels before any refining, facts, and the bytes of a DICOM, JPG or PNG file; Rejected for any other."""
-    (kind, content), settings = images.load(job.source / task.file), job.settings
-    if kind != "dicom":
-        return *images.read(content, settings.bits), content
-    return *dicom.read(content, settings.voi, settings.bits, settings.polarity), content
-
-
 def _patient(task: Task, named: str) -> tuple[str, str]:
     """Whose image it is, and where that is known from."""
     patient = task.row.patient or named
@@ -146,7 +143,7 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
     """Write the refined picture and its masks at the same size; return what the manifest tells of them."""
     image = refine(picture, job.settings)
     (height, width), files = image.shape, {}
-    name = f"images/{task.image_id}.{job.settings.format}"
+    name = f"{job.images}/{task.image_id}.{job.settings.format}"
     files[name] = images.encode(image, job.settings.format, job.settings.quality)
     for shown, mask in masks.items():
         share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
@@ -164,13 +161,3 @@ def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if mask.shape != shape:
         raise Rejected("its mask has another size or is not grey")
     return np.where(mask > np.iinfo(mask.dtype).max // 2, 255, 0).astype(np.uint8)
-
-
-def keep_example(job: Job, task: Task) -> bool:
-    """Write the radiograph of an accepted file as it was read, so that Figure 1 can be rebuilt step by step."""
-    try:
-        picture, *_ = render(job, task)
-    except Rejected:
-        return False
-    (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
-    return True

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def prepare(
         if not _done(folder, fingerprint):
             _clear(folder, part)
             job = Job(source, part, settings, key, paths.suspected_text(name))
-            for needed in (part / "examples", job.suspects):
+            for needed in (part, job.suspects):
                 needed.mkdir(parents=True, exist_ok=True)
             try:
                 with Journal(part.with_suffix(".journal"), len(files)) as journal:
@@ -220,8 +221,10 @@ def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerpri
 def _keep_examples(job: Job, files: list[str], accepted: pd.DataFrame) -> list[str]:
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
     first = accepted.drop_duplicates("label").sort_values("label", ascending=False)
-    tasks = [Task(files[row.position - 1], row.image_id, None) for row in first.itertuples()]
-    kept = processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED)
-    if any(outcome is not True for _, outcome in kept):
-        raise ValueError("a source file has changed while it was prepared: run the same command again")
+    tasks = [Task(files[row.position - 1], row.image_id, sources.Row()) for row in first.itertuples()]
+    as_read = job.settings.varied(equalise="none", downsize=1, format="png", burned_in="ignore")
+    again = partial(convert.convert, replace(job, settings=as_read, images="examples"))
+    for _, told in processes.spread(again, tasks, 1, imports=convert.LOADED):
+        if isinstance(told, processes.Lost) or "reason" in told:
+            raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]

@@ -291,7 +291,7 @@ def pictures(folder, *names):
 
 
 def read(source, table=None, *texts, given_split=False):
-    return sources.read(source, table, given_split, sources.layout(*texts, has_csv=table is not None))[1]
+    return sources.read(source, table, given_split, sources.layout(*texts))[1]
 
 
 def test_nih_files_are_found_in_their_folders_and_rows_without_a_file_are_let_pass(tmp_path):
@@ -434,7 +434,7 @@ def test_missing_columns_and_files_of_one_name_are_refused(tmp_path):
         read(source, table, "nih", "", "Mass")
     with pytest.raises(ValueError, match="has no column ImageID, Labels, PatientID, Projection in row 1"):
         read(source, table, "padchest", "", "normal")
-    assert sources.layout() is None
+    assert sources.layout() == sources.Layout()
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "B", "c", "0", "1", ""]), max_size=4), max_size=9), st.booleans())
