@@ -23,10 +23,14 @@ MANIFEST += ["width", "height", "original_width", "original_height", "bits", "ph
 MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
 COUNTED = ["position", "image_id", "patient_id", "label", "split", "stage", "view", "spacing_mm", "sha256", "uid"]
 COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]
-LISTED = {  # what a person should look at: a column of the manifest, and what `summary` says of how many have it
-    "grey_range": "are shown nearly flat, since the greys that they use are not known",
-    "contradiction": "have headers that contradict themselves (--set polarity=photometric overrules the shape)",
-    "faulty": "have faulty elements, which were left out",
+LISTED = {  # what a person should look at: counts, and what `summary` says of them
+    "duplicates": "{} images show the same picture as another one{pictures}",
+    "uids_of_two_pictures": "{} SOPInstanceUIDs are borne by files with different pictures",
+    "suspected_text": "text seems to be burned into {} radiographs{crops}: look at them",
+    "grey_range": "{} radiographs are shown nearly flat, since the greys that they use are not known: {column}",
+    "contradiction": "{} radiographs have headers that contradict themselves"
+    " (--set polarity=photometric overrules the shape): {column}",
+    "faulty": "{} radiographs have faulty elements, which were left out: {column}",
 }
 REJECTS = ["file", "position", "reason"]
 CLASSES = {"0": "negative", "1": "positive", "": "unlabelled"}
@@ -71,23 +75,18 @@ class Journal(AbstractContextManager):
 
 def summary(dataset: dict) -> str:
     """The counts of a dataset.json in a few lines: found, accepted, rejected by reason, the parts, and what leaks."""
-    counts, used = dataset["counts"], dataset["settings"]["split"]
+    counts = dataset["counts"]
     lines = [f"{counts['found']} files found: {counts['accepted']} accepted, {counts['rejected']} rejected"]
     lines += [f"  {number} rejected: {reason}" for reason, number in counts["reasons"].items()]
     for part, by_label in counts["parts"].items():
         shown = ", ".join(f"{number} {CLASSES[label]}" for label, number in by_label.items())
         lines.append(f"{part}: {sum(by_label.values())} images, {shown}")
-    if counts["duplicates"]:
-        where = f"; {dataset['overlap_of_pictures']} pictures are in training and in testing" * (used == "given")
-        lines.append(f"{counts['duplicates']} images show the same picture as another one{where}")
-    if counts["uids_of_two_pictures"]:
-        lines.append(f"{counts['uids_of_two_pictures']} SOPInstanceUIDs are borne by files with different pictures")
-    if counts["suspected_text"]:
-        where = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
-        lines.append(f"text seems to be burned into {counts['suspected_text']} radiographs{where}: look at them")
-    for column, told in LISTED.items():
-        if number := counts[column]:
-            lines.append(f"{number} radiographs {told}: see {column} in manifest.csv")
+    given = dataset["settings"]["split"] == "given"
+    more = {"pictures": f"; {dataset['overlap_of_pictures']} pictures are in training and in testing" * given}
+    more["crops"] = f", cropped in data/suspected_text/{dataset['name']}/" if "name" in dataset else ""
+    for what, told in LISTED.items():
+        if counts[what]:
+            lines.append(told.format(counts[what], **more, column=f"see {what} in manifest.csv"))
     return "\n".join(lines + _leakage(counts))
 
 

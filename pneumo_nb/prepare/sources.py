@@ -270,7 +270,7 @@ def _row(
     if len(cells) != len(header):
         raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
     value = dict(zip(header, cells, strict=True))
-    label, view, twice = value["label"], value.get("view", ""), "names two files, equal but for their form of Unicode"
+    label, view = value["label"], value.get("view", "")
     if layout.positive and label:
         classes = label.strip("[] ").split(layout.between) if layout.between else [label]
         label = _label((part.strip().strip("'\" ") for part in classes), layout)
@@ -280,13 +280,13 @@ def _row(
         found = names.get(PurePosixPath(value["file"]).name, [])
         if not found or not label or (layout.views and view not in layout.views):
             return None
-        twice = f"names a file that is in SOURCE {len(found)} times"
     else:
         places = [folder / _downwards(value["file"]) for folder in (base, source)]
         inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
         found = next((names[name] for name in inside if name in names), [])
     if len(found) != 1:
-        raise ValueError(f"{twice}: rename one" if found else NOT_THERE)
+        alike = f"names {len(found)} files, of one name or equal but for its form of Unicode: rename one"
+        raise ValueError(alike if found else NOT_THERE)
     if label not in ("0", "1"):
         raise ValueError("has no label 0 or 1")
     if "patient_id" in header and not value["patient_id"]:
