@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from pneumo_nb import paths, processes
 from pneumo_nb.phantom import files as phantom_files
@@ -61,7 +62,7 @@ def prepare(
             for needed in (part, job.suspects):
                 needed.mkdir(parents=True, exist_ok=True)
             try:
-                with Journal(part.with_suffix(".journal"), len(files)) as journal:
+                with Journal(part.with_suffix(".journal")) as journal:
                     _convert(job, files, rows, journal, progress, workers)
                     _finish(job, files, journal, {"format": manifest.FORMAT, "name": name}, fingerprint)
             except ValueError:  # these inputs cannot become a dataset: nothing to go on with
@@ -88,7 +89,7 @@ def check(
     source = Path(source).resolve()
     files, rows = _look_through(source, labels, settings, layout)
     job = Job(source, None, settings, pseudonyms.key(make=False))
-    with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
+    with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal") as journal:
         _convert(job, files, rows, journal, progress, workers)
         return manifest.outcome(journal, settings)[1]
 
@@ -97,8 +98,6 @@ def phantom(
     name: str = "phantom", size: PhantomSettings = SMOKE, settings: PrepareSettings = DEFAULTS, progress: bool = True
 ) -> Path:
     """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
-    from tqdm.auto import tqdm
-
     _check(name, None)
     numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
     source = paths.raw(f"phantom-{numbers}-{size.mix}")
@@ -184,8 +183,6 @@ def _convert(
     job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int | None
 ) -> None:
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
-    from tqdm.auto import tqdm
-
     done = {entry["position"] for entry in journal if "reason" in entry or _is_whole(job.folder / entry["file"], entry)}
     tasks = (
         Task(file, pseudonyms.image_id(job.key, file), sources.Row() if rows is None else rows.get(file), position)

@@ -5,10 +5,10 @@ import hashlib
 import json
 import os
 import sys
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -41,18 +41,14 @@ MANY, SHARE = 8, 0.1  # images of one patient, also as a share of all: from both
 class Journal(AbstractContextManager):
     """What converting tells of each file, on disk: found again after a kill, and never all in memory.
 
-    Entries have a position from 1 on, in the order of which they are read back; of two for one the last counts. Each is
-    a JSON line; one that a kill cut short counts as not written.
+    Entries are read back in the order of their positions; of two for one the last counts. Each is a JSON line; one that
+    a kill cut short counts as not written.
     """
 
-    def __init__(self, path: Path, positions: int):
-        self._file = path.open("a+b")
-        self._places = array("q", [-1]) * (positions + 1)
+    def __init__(self, path: Path):
+        self._file, self._places, end = path.open("a+b"), {}, 0
         self._file.seek(0)
-        end = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
+        for line in takewhile(lambda line: line.endswith(b"\n"), self._file):
             self._places[json.loads(line)["position"]] = end
             end += len(line)
         self._file.truncate(end)
@@ -67,10 +63,9 @@ class Journal(AbstractContextManager):
         self._file.flush()
 
     def __iter__(self) -> Iterator[dict]:
-        for place in self._places:
-            if place >= 0:
-                self._file.seek(place)
-                yield json.loads(self._file.readline())
+        for _, place in sorted(self._places.items()):
+            self._file.seek(place)
+            yield json.loads(self._file.readline())
 
 
 def summary(dataset: dict) -> str:
@@ -117,17 +112,16 @@ def outcome(entries: Iterable[dict], settings: PrepareSettings) -> tuple[pd.Data
     `entries` hold, for each file, its part of the manifest or the reason why it became no image; they are gone through
     several times and never held at once. ValueError: none was accepted, or a class is too small to split.
     """
-    reasons = Counter(entry["reason"] for entry in entries if "reason" in entry)
-    reasons = Counter(dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))))
+    rejected = Counter(sorted(entry["reason"] for entry in entries if "reason" in entry))
     images = _accepted(entries)
     if images.empty:
-        shown = "; ".join(f"{number}: {reason}" for reason, number in list(reasons.items())[:3])
-        raise ValueError(f"none of the {reasons.total()} files became an image ({shown})")
+        shown = "; ".join(f"{number}: {reason}" for reason, number in rejected.most_common(3))
+        raise ValueError(f"none of the {rejected.total()} files became an image ({shown})")
     images["split"] = _parts(images, settings)
     text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in entries)}
     return images, {
         "settings": settings.model_dump(),
-        "counts": _counts(images, reasons) | text,
+        "counts": _counts(images, rejected) | text,
         "overlap": overlap(images),
         "overlap_of_pictures": overlap(images, "sha256"),
         "patients_from": dict(sorted(Counter(images["patient_from"]).items())),
@@ -170,14 +164,14 @@ def _parts(images: pd.DataFrame, settings: PrepareSettings) -> list[str]:
         raise ValueError(f"{_sharing(shared)}: {refusal}" if shared else str(refusal)) from None
 
 
-def _counts(images: pd.DataFrame, reasons: Counter) -> dict:
+def _counts(images: pd.DataFrame, rejected: Counter) -> dict:
     patients, shared, greys = images["patient_id"], _sharers(images), Counter(images["grey_range"])
     known = set(patients[~images["patient_from"].isin([UNKNOWN, PLACEHOLDER])]) - set(shared)
     return {
-        "found": len(images) + reasons.total(),
+        "found": len(images) + rejected.total(),
         "accepted": len(images),
-        "rejected": reasons.total(),
-        "reasons": dict(reasons),
+        "rejected": rejected.total(),
+        "reasons": dict(rejected.most_common()),
         "parts": {part: dict(sorted(Counter(labels).items())) for part, labels in images.groupby("split")["label"]},
         "patients": patients.nunique(),
         "test_patients": len(set(patients[images["split"] == "test"]) & known),
@@ -212,5 +206,4 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict]) -> str:
         table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -133,7 +133,7 @@ def test_none_accepted_is_said_with_the_reasons():
 
 
 def test_entries_come_back_in_the_order_of_positions(tmp_path):
-    with manifest.Journal(tmp_path / "j", 5) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         for position in (4, 1, 3):
             journal.add({"position": position, "text": f"é{position}\n"})
         assert [entry["text"] for entry in journal] == ["é1\n", "é3\n", "é4\n"]
@@ -143,22 +143,22 @@ def test_entries_come_back_in_the_order_of_positions(tmp_path):
 
 def test_of_two_entries_for_one_position_the_last_counts(tmp_path):
     for text in ("first", "second"):
-        with manifest.Journal(tmp_path / "j", 1) as journal:
+        with manifest.Journal(tmp_path / "j") as journal:
             journal.add({"position": 1, "text": text})
-    with manifest.Journal(tmp_path / "j", 1) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         assert [entry["text"] for entry in journal] == ["second"]
 
 
 @given(cut=st.integers(0, 400))
 def test_cut_anywhere_whole_entries_stay_and_others_can_be_added(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
-    with manifest.Journal(path, 10) as journal:
+    with manifest.Journal(path) as journal:
         for position in range(1, 11):
             journal.add({"position": position, "text": "x" * position})
     content = path.read_bytes()
     path.write_bytes(content[:cut])
     kept = content[:cut].count(b"\n")
-    with manifest.Journal(path, 10) as journal:
+    with manifest.Journal(path) as journal:
         assert [entry["position"] for entry in journal] == list(range(1, kept + 1))
         for position in range(kept + 1, 11):
             journal.add({"position": position, "text": "x" * position})
@@ -166,7 +166,7 @@ def test_cut_anywhere_whole_entries_stay_and_others_can_be_added(tmp_path_factor
 
 
 def test_memory_does_not_grow_with_what_is_in_an_entry(tmp_path):
-    with manifest.Journal(tmp_path / "j", 2000) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         tracemalloc.start()
         for position in range(1, 2001):
             journal.add({"position": position, "text": "x" * 5000})
