@@ -175,7 +175,7 @@ def _counts(images: pd.DataFrame, rejected: Counter) -> dict:
         "parts": {part: dict(sorted(Counter(labels).items())) for part, labels in images.groupby("split")["label"]},
         "patients": patients.nunique(),
         "test_patients": len(set(patients[images["split"] == "test"]) & known),
-        "test_patients_in_training": overlap(images, among=known),
+        "test_patients_in_training": overlap(images[patients.isin(known)]),
         "of_unknown_patients": int((~patients.isin({*known, *shared})).sum()),
         "share_a_patient": list(shared.values()),
         "duplicates": int(images["sha256"].duplicated().sum()),

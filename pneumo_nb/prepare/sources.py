@@ -54,18 +54,12 @@ class Layout:
 
 NIH = {"file": "Image Index", "label": "Finding Labels", "patient_id": "Patient ID", "view": "View Position"}
 PADCHEST = {"file": "ImageID", "label": "Labels", "patient_id": "PatientID", "view": "Projection"}
-LAYOUTS = {  # where each was read up stands beside it
-    # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg: how sets of two classes are often handed out.
-    "classes": Layout(folders=True),
-    # NIH ChestX-ray14 (Wang et al., CVPR 2017), Data_Entry_2017.csv and Data_Entry_2017_v2020.csv: "Image Index" is a
-    # bare file name (images_001/images/00000001_000.png), "Finding Labels" has "|" between findings.
-    "nih": Layout(NIH, between="|", published=True),
-    # PadChest (Bustos et al., Medical Image Analysis 2020), PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, as
-    # torchxrayvision's PC_Dataset reads it: "Labels" is a list as Python prints it; L is a lateral view.
+LAYOUTS = {  # data/README.md tells where each was read up
+    "classes": Layout(folders=True),  # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg
+    "nih": Layout(NIH, between="|", published=True),  # ChestX-ray14 (Wang et al., CVPR 2017)
+    # PadChest (Bustos et al., Medical Image Analysis 2020): lists as Python prints them; L is a lateral view
     "padchest": Layout(PADCHEST, between=",", published=True, views=("PA", "AP", "AP_horizontal", "L")),
-    # Silicodata (Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J): its own loader reads train_images/ and
-    # test_images/ with folder_normal, folder_TB, folder_silicosis and folder_STB.
-    "silicodata": Layout(
+    "silicodata": Layout(  # Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J
         positive=("silicosis", "silicotuberculosis", "stb"),
         negative=("healthy", "normal", "tuberculosis", "tb"),
         published=True,
@@ -108,10 +102,9 @@ def read(
     """Every input under `source`, sorted as bytes, and a Row for those that have one, by their paths within `source`.
 
     An input is whatever is not a folder, also links, which are not followed, so that each is accounted for; but not the
-    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV, or else labels.csv in `source`, or
-    else there are no rows (None), unless the `layout` is one of folders; data/README.md tells its columns, of which
-    split is read only for `given_split`. One ValueError names the first faulty rows by number (the header is row 1),
-    never by content.
+    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV (data/README.md tells its columns, of
+    which split is read only for `given_split`), or else labels.csv in `source`, or else there are no rows (None),
+    unless the `layout` is one of folders. One ValueError names the first faulty rows by number, never by content.
     """
     files, layout = _walked(source), layout or Layout()
     if layout.folders and not labels:

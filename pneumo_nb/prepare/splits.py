@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -75,12 +75,11 @@ def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[int]:
     return connected_components(pairs, directed=False)[1][patient].tolist()
 
 
-def overlap(manifest, column: str = "patient_id", among: Container | None = None) -> int:
+def overlap(manifest, column: str = "patient_id") -> int:
     """How many patients of the testing set have images in the training set or the validation part too.
 
-    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead. Only those
-    `among` these are counted, by default all.
+    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead.
     """
     pairs = set(zip(manifest[column], manifest["split"], strict=True))
-    tested = {name for name, part in pairs if part == "test" and (among is None or name in among)}
+    tested = {name for name, part in pairs if part == "test"}
     return len(tested & {name for name, part in pairs if part in ("train", "validation")})
