@@ -112,7 +112,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
     settings = PrepareSettings.of(**dict(text.partition("=")[::2] for text in options.set))
     texts = (options.layout, options.columns, options.positive, options.negative)
-    more = {"workers": options.workers, "layout": prepare.layout(*texts, has_csv=bool(options.labels))}
+    more = {"workers": options.workers, "layout": prepare.layout(*texts)}
     if options.check:
         print(prepare.summary(prepare.check(options.source, options.labels, settings, **more)))
         print("this is what would be; nothing was written")

@@ -22,8 +22,6 @@ NOBODY = re.compile(
     "|(de ?)?(identified|personali[sz]ed)|0{3,}|9{3,}|removed|deleted|redacted|hidden|subject|id|)",
     re.I,
 )
-# Facts of a picture (see dicom.read) that the manifest or its counts tell on.
-KEPT = ("bits", "photometric", "spacing_mm", "body_part", "grey_range", "faulty", "contradiction")
 LOADED = [__name__, "pydicom.pixels"]  # before the first file is read
 
 
@@ -36,6 +34,7 @@ class Job:
     settings: PrepareSettings
     key: bytes
     suspects: Path | None = None  # the folder for crops of what seems to be text
+    images: str = "images"  # the folder within `folder` that images are written to
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Task:
 
     file: str  # relative to the source
     image_id: str
-    row: Row
+    row: Row | None  # None: the labels have none for it
     position: int = 0  # among the source's files
 
 
@@ -102,33 +101,32 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
 
 def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """The radiograph, and what its manifest tells of the source; names, dates and UIDs go no further than here."""
+    if task.row is None:
+        raise Rejected("it has no row in the labels CSV")
     if task.row.view in dicom.OTHER_VIEWS:
         raise Rejected("the labels CSV says that it is not a frontal view")
-    picture, facts, content = render(job, task)
-    identifiers = facts["identifiers"]
+    (kind, content), how = images.load(job.source / task.file), job.settings
+    if kind == "dicom":
+        picture, facts = dicom.read(content, how.voi, how.bits, how.polarity)
+    else:
+        picture, facts = images.read(content, how.bits)
+    identifiers = facts.pop("identifiers")
     patient, patient_from = _patient(task, identifiers.get("patient_id", ""))
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
-    told = {fact: facts[fact] for fact in KEPT} | {column: task.row.disease.get(column, "") for column in DISEASE}
-    return picture, told | {
+    uid = identifiers.get("sop_instance_uid")
+    return picture, facts | dict.fromkeys(DISEASE, "") | task.row.disease | {
         "image_id": task.image_id,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "patient_from": patient_from,
         "label": task.row.label,
+        "split": task.row.split,
         "original_width": facts["width"],
         "original_height": facts["height"],
         "view": task.row.view if task.row.view in dicom.FRONTAL_VIEWS else facts["view"],
         "acquired": pseudonyms.shifted(job.key, patient, day).isoformat() if day else "",
         "source_sha256": hashlib.sha256(content).hexdigest(),
-        "uid": pseudonyms.instance(job.key, identifiers.get("sop_instance_uid", "")),
+        "uid": pseudonyms.digest(job.key, "instance", uid)[:16] if uid else "",
     }
-
-
-def render(job: Job, task: Task) -> tuple[np.ndarray, dict, bytes]:
-    """Grey pixels before any refining, facts, and the bytes of a DICOM, JPG or PNG file; Rejected for any other."""
-    (kind, content), settings = images.load(job.source / task.file), job.settings
-    if kind != "dicom":
-        return *images.read(content, settings.bits), content
-    return *dicom.read(content, settings.voi, settings.bits, settings.polarity), content
 
 
 def _patient(task: Task, named: str) -> tuple[str, str]:
@@ -145,13 +143,14 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
     """Write the refined picture and its masks at the same size; return what the manifest tells of them."""
     image = refine(picture, job.settings)
     (height, width), files = image.shape, {}
-    name = f"images/{task.image_id}.{job.settings.format}"
+    name = f"{job.images}/{task.image_id}.{job.settings.format}"
     files[name] = images.encode(image, job.settings.format, job.settings.quality)
     for shown, mask in masks.items():
         share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
         small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
         files[f"masks/{task.image_id}_{shown}.png"] = images.encode(small, "png")
     for file, content in files.items() if job.folder else ():
+        (job.folder / file).parent.mkdir(exist_ok=True)
         (job.folder / file).write_bytes(content)
     told = {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "width": width, "height": height}
     return told | {"spacing_mm": round(spacing * picture.shape[1] / width, 4) if spacing else ""}
@@ -162,13 +161,3 @@ def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if mask.shape != shape:
         raise Rejected("its mask has another size or is not grey")
     return np.where(mask > np.iinfo(mask.dtype).max // 2, 255, 0).astype(np.uint8)
-
-
-def keep_example(job: Job, task: Task) -> bool:
-    """Write the radiograph of an accepted file as it was read, so that Figure 1 can be rebuilt step by step."""
-    try:
-        picture, *_ = render(job, task)
-    except Rejected:
-        return False
-    (job.folder / f"examples/{task.image_id}.png").write_bytes(images.encode(picture, "png"))
-    return True

@@ -92,15 +92,15 @@ class _Header:
         self.faulty.add(keyword)
         return []
 
-    def first(self, keyword: str) -> float | None:
-        """Its first number (of several windows, the default view), or None."""
-        return next(iter(self.numbers(keyword)), None)
+    def first(self, keyword: str, otherwise: float | None = None) -> float | None:
+        """Its first number: of several windows, the default view."""
+        return next(iter(self.numbers(keyword)), otherwise)
 
     def whole(self, keyword: str, otherwise: int | None = None) -> int:
-        number = self.first(keyword)
-        if number is None and otherwise is None:
+        number = self.first(keyword, otherwise)
+        if number is None:
             raise Rejected(f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
-        return otherwise if number is None else int(number)
+        return int(number)
 
     def naming(self, closed: set[str], descriptions: Sequence[str]) -> str:
         """'<element> names <word>' for the first of the descriptions with a word of a closed list, or ''."""
@@ -258,11 +258,10 @@ def _view(header: _Header) -> tuple[str, str]:
 
 def _coded(header: _Header, keyword: str, modifiers: str) -> tuple[str, set[str], set[str]]:
     """What a coded element means by the standard ('' for other codes), its words, and those of its modifiers."""
-    with suppress(Exception):
-        for item in header.value(keyword) or ():
-            inner = item.get(modifiers) or header.value(modifiers) or ()
-            return *_meaning(item), set().union(*(_meaning(modifier)[1] for modifier in inner))
-    if header.value(keyword):
+    if items := header.value(keyword):
+        with suppress(Exception):
+            inner = items[0].get(modifiers) or header.value(modifiers) or ()
+            return *_meaning(items[0]), set().union(*(_meaning(modifier)[1] for modifier in inner))
         header.faulty.add(keyword)
     return "", set(), set()
 

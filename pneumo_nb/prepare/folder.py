@@ -12,8 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
 
 from pneumo_nb import paths, processes
 from pneumo_nb.phantom import files as phantom_files
@@ -52,24 +56,20 @@ def prepare(
         key = pseudonyms.PUBLIC if is_phantom(name) and _is_invented(source) else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
-        if _done(folder, fingerprint):
-            _clear(folder, None)
-            return folder
-        _clear(folder, part)
-        masked = any(row.masks for row in (rows or {}).values())
-        for inner in ["images", "examples"] + ["masks"] * masked:
-            (part / inner).mkdir(parents=True, exist_ok=True)
-        job = Job(source, part, settings, key, paths.suspected_text(name))
-        job.suspects.mkdir(parents=True, exist_ok=True)
-        try:
-            with Journal(part.with_suffix(".journal"), len(files)) as journal:
-                _convert(job, files, rows, journal, progress, workers)
-                _finish(job, name, files, rows, journal, fingerprint)
-        except ValueError:  # these inputs cannot become a dataset: nothing to go on with
-            _clear(folder, None)
-            raise
-        paths.put(part, folder)
-        _clear(folder, None)
+        if not _done(folder, fingerprint):
+            _clear(folder, part)
+            job = Job(source, part, settings, key, paths.suspected_text(name))
+            for needed in (part, job.suspects):
+                needed.mkdir(parents=True, exist_ok=True)
+            try:
+                with Journal(part.with_suffix(".journal")) as journal:
+                    _convert(job, files, rows, journal, progress, workers)
+                    _finish(job, files, journal, {"format": manifest.FORMAT, "name": name}, fingerprint)
+            except ValueError:  # these inputs cannot become a dataset: nothing to go on with
+                _clear(folder)
+                raise
+            paths.put(part, folder)
+        _clear(folder)
     return folder
 
 
@@ -89,17 +89,15 @@ def check(
     source = Path(source).resolve()
     files, rows = _look_through(source, labels, settings, layout)
     job = Job(source, None, settings, pseudonyms.key(make=False))
-    with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal", len(files)) as journal:
+    with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal") as journal:
         _convert(job, files, rows, journal, progress, workers)
-        return manifest.outcome(journal, files, rows, settings)[1]
+        return manifest.outcome(journal, settings)[1]
 
 
 def phantom(
     name: str = "phantom", size: PhantomSettings = SMOKE, settings: PrepareSettings = DEFAULTS, progress: bool = True
 ) -> Path:
     """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
-    from tqdm.auto import tqdm
-
     _check(name, None)
     numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
     source = paths.raw(f"phantom-{numbers}-{size.mix}")
@@ -107,7 +105,7 @@ def phantom(
         _alone(source),
         tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False, delay=1) as bar,
     ):
-        _clear(source, None)
+        _clear(source)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
         phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
     return prepare(source, None, name, settings, progress)
@@ -151,19 +149,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _clear(folder: Path, keep: Path | None) -> None:
+def _clear(folder: Path, keep: Path | None = None) -> None:
     """Remove what stopped runs left beside `folder`, but for the part folder `keep` and its journal."""
-    for ending in ("old", "part", "journal"):
-        for left in folder.parent.glob(f".{folder.name}.*.{ending}"):
-            if keep is None or left.stem != keep.stem:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for left in folder.parent.glob(f".{folder.name}.*.*"):
+        if keep is None or left.stem != keep.stem:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: list[str], rows: dict) -> str:
     """One keyed hash of all that goes in, files by name, size and time: equal inputs are not prepared twice."""
     state = hmac.new(key, f"{manifest.FORMAT} {settings.digest()} ".encode(), "sha256")
-    for pair in sorted(rows.items(), key=lambda pair: pair[0]):
-        state.update(repr(pair).encode("utf-8", "surrogateescape"))
+    for file in sorted(rows):
+        state.update(repr((file, rows[file])).encode("utf-8", "surrogateescape"))
     masks = [mask for row in rows.values() for mask in row.masks.values()]
     for path in [source / file for file in files] + sorted(masks):
         try:
@@ -186,28 +183,18 @@ def _convert(
     job: Job, files: list[str], rows: dict | None, journal: Journal, progress: bool, workers: int | None
 ) -> None:
     """Give each of the files an entry in the journal: its part of the manifest, or the reason why not."""
-    from tqdm.auto import tqdm
-
     done = {entry["position"] for entry in journal if "reason" in entry or _is_whole(job.folder / entry["file"], entry)}
-    bar = tqdm(total=len(files), initial=len(done), desc="prepare", unit=" files", disable=not progress)
-
-    def told(position: int, image_id: str, entry: dict) -> None:
-        journal.add({"position": position, "file": image_id} | entry)
-        bar.update()
-
-    def tasks() -> Iterator[Task]:
-        for position, file in enumerate(files, start=1):
-            image_id = pseudonyms.image_id(job.key, file)
-            if position not in done and rows is not None and file not in rows:
-                told(position, image_id, {"reason": "it has no row in the labels CSV"})
-            elif position not in done:
-                yield Task(file, image_id, rows[file] if rows else sources.Row(), position)
-
-    with bar:
-        workers = workers or (processes.cores() if len(files) >= FEW else 1)
-        for task, entry in processes.spread(partial(convert.convert, job), tasks(), workers, imports=convert.LOADED):
-            lost = isinstance(entry, processes.Lost)
-            told(task.position, task.image_id, {"reason": entry.reason} if lost else entry)
+    tasks = (
+        Task(file, pseudonyms.image_id(job.key, file), sources.Row() if rows is None else rows.get(file), position)
+        for position, file in enumerate(files, start=1)
+        if position not in done
+    )
+    workers = workers or (processes.cores() if len(files) >= FEW else 1)
+    with tqdm(total=len(files), initial=len(done), desc="prepare", unit=" files", disable=not progress) as bar:
+        for task, told in processes.spread(partial(convert.convert, job), tasks, workers, imports=convert.LOADED):
+            told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
+            journal.add({"position": task.position, "file": task.image_id} | told)
+            bar.update()
 
 
 def _is_whole(path: Path, entry: dict) -> bool:
@@ -215,13 +202,12 @@ def _is_whole(path: Path, entry: dict) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 
 
-def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: Journal, fingerprint: str) -> None:
+def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerprint: str) -> None:
     """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep no crops but those of suspected text."""
-    columns, told = manifest.outcome(journal, files, rows, job.settings)
-    told = {"format": manifest.FORMAT, "name": name} | told
-    told |= {"examples": _keep_examples(job, files, columns), "fingerprint": fingerprint}
-    manifest.write(job.folder, journal, columns, told)
-    suspects = {entry.get("image_id", entry["file"]) for entry in journal if entry.get("suspected_text")}
+    accepted, told = manifest.outcome(journal, job.settings)
+    told = named | told | {"examples": _keep_examples(job, files, accepted), "fingerprint": fingerprint}
+    manifest.write(job.folder, journal, accepted["split"], told)
+    suspects = {Path(entry["file"]).stem for entry in journal if entry.get("suspected_text")}
     for crop in job.suspects.glob("*.png"):
         if crop.stem not in suspects:  # an earlier preparing left it
             crop.unlink()
@@ -229,11 +215,13 @@ def _finish(job: Job, name: str, files: list[str], rows: dict | None, journal: J
         job.suspects.rmdir()
 
 
-def _keep_examples(job: Job, files: list[str], columns: dict[str, list]) -> list[str]:
+def _keep_examples(job: Job, files: list[str], accepted: pd.DataFrame) -> list[str]:
     """Keep the first radiograph of each class as it was read; returns their image_ids, a positive one first."""
-    first = [columns["label"].index(label) for label in sorted(set(columns["label"]), reverse=True)]
-    tasks = [Task(files[columns["position"][n] - 1], columns["image_id"][n], sources.Row()) for n in first]
-    kept = processes.spread(partial(convert.keep_example, job), tasks, 1, imports=convert.LOADED)
-    if any(outcome is not True for _, outcome in kept):
-        raise ValueError("a source file has changed while it was prepared: run the same command again")
+    first = accepted.drop_duplicates("label").sort_values("label", ascending=False)
+    tasks = [Task(files[row.position - 1], row.image_id, sources.Row()) for row in first.itertuples()]
+    as_read = job.settings.varied(equalise="none", downsize=1, format="png", burned_in="ignore")
+    again = partial(convert.convert, replace(job, settings=as_read, images="examples"))
+    for _, told in processes.spread(again, tasks, 1, imports=convert.LOADED):
+        if isinstance(told, processes.Lost) or "reason" in told:
+            raise ValueError("a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]

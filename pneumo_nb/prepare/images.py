@@ -11,8 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-JPG, PNG, DICOM = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"DICM"
+PNG = b"\x89PNG\r\n\x1a\n"
 HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM without preamble: group 2 or 8 at once
+KINDS = {"dicom": re.compile(rb".{128}DICM|" + HEADLESS.pattern, re.DOTALL)}  # by the first bytes
+KINDS |= {"jpg": re.compile(rb"\xff\xd8\xff"), "png": re.compile(re.escape(PNG))}
 JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
 END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
 FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -35,11 +37,10 @@ def load(path: Path) -> tuple[str, bytes]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
             start = file.read(132)
-            kinds = {"dicom": start[128:] == DICOM or HEADLESS.match(start)}
-            kinds |= {"jpg": start.startswith(JPG), "png": start.startswith(PNG)}
-            if not any(kinds.values()):
-                raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
-            return next(filter(kinds.get, kinds)), start + file.read()
+            for kind, found in KINDS.items():
+                if found.match(start):
+                    return kind, start + file.read()
+            raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
 
@@ -224,7 +225,7 @@ def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.nd
     table = _through_lut(header, "ModalityLUTSequence", stored)
     if table:
         return table[0], 0.0, *table[1:]
-    slope, intercept = (header.numbers("RescaleSlope") or [1.0])[0], header.first("RescaleIntercept") or 0.0
+    slope, intercept = header.first("RescaleSlope", 1.0), header.first("RescaleIntercept", 0.0)
     low, high, known = used_range(counts, least)
     if not slope or not math.isfinite(slope * 65536 + intercept):
         header.faulty.add("RescaleSlope")

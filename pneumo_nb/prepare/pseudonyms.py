@@ -24,14 +24,12 @@ def key(make: bool = True) -> bytes:
     if not path.exists():
         if not make:
             return secrets.token_bytes(32)
-        with paths.writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", suffix=".part") as beside:
-                beside.write(secrets.token_hex(32) + "\n")
-                beside.flush()
-                os.fsync(beside.fileno())
-                with suppress(FileExistsError):  # the name is taken: the first process wins
-                    os.link(beside.name, path)
+        with paths.writing(path), tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as beside:
+            beside.write(secrets.token_hex(32) + "\n")
+            beside.flush()
+            os.fsync(beside.fileno())
+            with suppress(FileExistsError):  # the name is taken: the first process wins
+                os.link(beside.name, path)
     if path.stat().st_mode & 0o077:
         raise ValueError(f"{path.name} can be read by others: chmod 600 {path.name}, or a new key if they have read it")
     text = path.read_text(errors="replace").strip()
@@ -58,8 +56,3 @@ def shifted(secret: bytes, patient: str, day: date) -> date:
 def patient_id(secret: bytes, patient: str) -> str:
     """Pseudonym of a patient: p- and 12 hexadecimal digits."""
     return "p-" + digest(secret, "patient", patient)[:12]
-
-
-def instance(secret: bytes, uid: str) -> str:
-    """Pseudonym of a SOPInstanceUID: 16 hexadecimal digits, or '' for none."""
-    return digest(secret, "instance", uid)[:16] if uid else ""

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -47,46 +48,38 @@ class Layout:
     negative: tuple[str, ...] = ()  # classes of label 0; none: all that are not positive
     between: str = ""  # what stands between the classes of one image
     published: bool = False  # files are named without their folders, and rows without a file are let pass
-    folders: bool = False  # the class is the name of the folder; there is no CSV
+    folders: bool = False  # the class is the name of the folder: without a CSV, which only a published set may have
     views: tuple[str, ...] = ()  # the only projections that are chest radiographs; none: all
 
 
 NIH = {"file": "Image Index", "label": "Finding Labels", "patient_id": "Patient ID", "view": "View Position"}
 PADCHEST = {"file": "ImageID", "label": "Labels", "patient_id": "PatientID", "view": "Projection"}
-LAYOUTS = {  # where each was read up stands beside it
-    # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg: how sets of two classes are often handed out.
-    "classes": Layout(folders=True),
-    # NIH ChestX-ray14 (Wang et al., CVPR 2017), Data_Entry_2017.csv and Data_Entry_2017_v2020.csv: "Image Index" is a
-    # bare file name (images_001/images/00000001_000.png), "Finding Labels" has "|" between findings.
-    "nih": Layout(NIH, between="|", published=True),
-    # PadChest (Bustos et al., Medical Image Analysis 2020), PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, as
-    # torchxrayvision's PC_Dataset reads it: "Labels" is a list as Python prints it; L is a lateral view.
+LAYOUTS = {  # data/README.md tells where each was read up
+    "classes": Layout(folders=True),  # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg
+    "nih": Layout(NIH, between="|", published=True),  # ChestX-ray14 (Wang et al., CVPR 2017)
+    # PadChest (Bustos et al., Medical Image Analysis 2020): lists as Python prints them; L is a lateral view
     "padchest": Layout(PADCHEST, between=",", published=True, views=("PA", "AP", "AP_horizontal", "L")),
-    # Silicodata (Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J): its own loader reads train_images/ and
-    # test_images/ with folder_normal, folder_TB, folder_silicosis and folder_STB.
-    "silicodata": Layout(
-        {}, ("silicosis", "silicotuberculosis", "stb"), ("healthy", "normal", "tuberculosis", "tb"), "", True
+    "silicodata": Layout(  # Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J
+        positive=("silicosis", "silicotuberculosis", "stb"),
+        negative=("healthy", "normal", "tuberculosis", "tb"),
+        published=True,
+        folders=True,
     ),
 }
 
 
-def layout(
-    name: str = "", columns: str = "", positive: str = "", negative: str = "", has_csv: bool = True
-) -> Layout | None:
-    """The layout of that name with these changes, or None without any; texts as on the command line.
+def layout(name: str = "", columns: str = "", positive: str = "", negative: str = "") -> Layout:
+    """The layout of that name with these changes; texts as on the command line.
 
     `columns` is "file=Path,label=Dx", the others are "A,B". ValueError: a wrong name, or classes that are missing.
     """
-    if not (name or columns or positive or negative):
-        return None
     if name and name not in LAYOUTS:
         raise ValueError(f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
-    chosen = LAYOUTS.get(name, Layout())
     pairs = [[part.strip() for part in pair.partition("=")[::2]] for pair in _listed(columns)]
     if not all(ours and theirs for ours, theirs in pairs):
         raise ValueError("--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
-    in_folders = chosen.folders or (name == "silicodata" and not has_csv)
-    chosen = replace(chosen, columns=chosen.columns | dict(pairs), folders=in_folders)
+    chosen = LAYOUTS.get(name, Layout())
+    chosen = replace(chosen, columns=chosen.columns | dict(pairs))
     if positive or negative:
         chosen = replace(chosen, positive=_listed(positive.lower()), negative=_listed(negative.lower()))
     if not chosen.positive and (chosen.published or chosen.negative):
@@ -109,26 +102,25 @@ def read(
     """Every input under `source`, sorted as bytes, and a Row for those that have one, by their paths within `source`.
 
     An input is whatever is not a folder, also links, which are not followed, so that each is accounted for; but not the
-    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV, or else labels.csv in `source`, or
-    else there are no rows (None), unless the `layout` is one of folders; data/README.md tells its columns, of which
-    split is read only for `given_split`. One ValueError names the first faulty rows by number (the header is row 1),
-    never by content.
+    labels CSV, the masks that it names, and a `phantom.json`. `labels` is the CSV (data/README.md tells its columns, of
+    which split is read only for `given_split`), or else labels.csv in `source`, or else there are no rows (None),
+    unless the `layout` is one of folders. One ValueError names the first faulty rows by number, never by content.
     """
-    files = _walked(source)
-    if layout and layout.folders:
-        if labels:
-            raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
+    files, layout = _walked(source), layout or Layout()
+    if layout.folders and not labels:
         return files, _from_folders(files, layout, given_split)
+    if layout.folders and not layout.published:
+        raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
     path = Path(labels) if labels else source / "labels.csv"
     if not labels and not path.is_file():
-        if layout:
+        if layout != Layout():
             raise ValueError("this layout needs its label file: --labels CSV")
         if given_split:
             raise ValueError("split=given needs a labels CSV with a column split")
         return files, None
     path = path.parent.resolve() / path.name
     files = [file for file in files if source / file != path]
-    rows = _rows(_table(path), layout or Layout(), path.parent, source, files, given_split)
+    rows = _rows(_table(path), layout, path.parent, source, files, given_split)
     masks = {mask for row in rows.values() for mask in row.masks.values()}
     return [file for file in files if source / file not in masks], rows
 
@@ -156,8 +148,7 @@ def _from_folders(files: list[str], layout: Layout, given_split: bool) -> dict[s
         label = _label([folder, folder.removeprefix("folder_")], layout)
         part = next(filter(None, map(_part, reversed(above))), "") if given_split else ""
         if label and given_split and not part:
-            what = "a folder such as train, test_images or val above each folder of a class"
-            raise ValueError(f"split=given needs {what}")
+            raise ValueError("split=given needs a folder such as train, test_images or val above each class")
         if label:
             rows[file] = Row(label, split=part)
     _refuse_one_sided(rows.values(), given_split, "no file lies in a folder")
@@ -189,17 +180,12 @@ def _table(path: Path) -> list[list[str]]:
         for cells in csv.reader(io.StringIO(text, newline=""), strict=True):
             table.append([cell.strip() for cell in cells])
     except csv.Error:
-        what = f"the labels CSV has a broken quotation in row {len(table) + 1}"
-        raise ValueError(what + ': a " that begins a cell must end it, and one within it is written ""') from None
+        remedy = 'a " that begins a cell must end it, and one within it is written ""'
+        raise ValueError(f"the labels CSV has a broken quotation in row {len(table) + 1}: {remedy}") from None
     finally:
         csv.field_size_limit(limit)
-    header = table[0] if table else []
-    while header and not header[-1]:
-        header.pop()
-    if len(set(header) - {""}) < len(header) - header.count(""):
-        raise ValueError("the labels CSV has two columns of one name in row 1")
-    wide = len(header)
-    return [cells if any(cells[wide:]) else cells[:wide] + [""] * (wide - len(cells)) for cells in table]
+    wide = max((place for place, name in enumerate(table[0], start=1) if name), default=0) if table else 0
+    return [cells if any(cells[wide:]) else cells[:wide] + [""] * (wide - len(cells)) for cells in table] or [[]]
 
 
 def _label(classes: Iterable[str], layout: Layout) -> str:
@@ -213,40 +199,42 @@ def _label(classes: Iterable[str], layout: Layout) -> str:
 def _rows(
     table: list[list[str]], layout: Layout, base: Path, source: Path, files: list[str], given_split: bool
 ) -> dict[str, Row]:
-    header = _header(table[0] if table else [], layout, given_split)
-    names: dict[str, list[str]] = {}
+    header, names = _header(table[0], layout, given_split), {}
     for file in files:
         names.setdefault(_composed(PurePosixPath(file).name if layout.published else file), []).append(file)
-    rows, first_seen, repeated, faults, missing = {}, {}, {}, [], ""
+    rows, told, faults, missing = {}, {}, [], ""
     for number, cells in enumerate(table[1:], start=2):
         try:
             found = any(cells) and _row(header, cells, layout, base, source, names, given_split)
             if not found:
                 continue
             file, row = found
+            told.setdefault(file, []).append((row.label, number))
             if file in rows:
-                repeated.setdefault(file, {rows[file].label}).add(row.label)
-                twice = "names the file of" if rows[file].label == row.label else "contradicts"
-                raise ValueError(f"{twice} row {first_seen[file]}: one row for each file")
-            rows[file], first_seen[file] = row, number
+                label, first = told[file][0]
+                twice = "names the file of" if label == row.label else "contradicts"
+                raise ValueError(f"{twice} row {first}: one row for each file")
+            rows[file] = row
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
             if str(fault) == NOT_THERE:
                 missing = missing or cells[header.index("file")]
     hints = _hint(missing, files) if missing else []
-    if repeated:
-        ones = sum("1" in repeated.get(file, row.label) for file, row in rows.items())
+    if several := sum(len(labels) > 1 for labels in told.values()):
+        ones = sum(max(labels)[0] == "1" for labels in told.values())
         joined = f"as one each, 1 if any is 1, {ones} of {len(rows)} are label 1"
-        hints += [f"{len(repeated)} files have several rows: {joined}"]
+        hints += [f"{several} files have several rows: {joined}"]
     if faults:
-        told = faults[:SHOWN] + [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN) + hints
-        raise ValueError("the labels CSV: " + "; ".join(told))
+        more = [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN)
+        raise ValueError("the labels CSV: " + "; ".join(faults[:SHOWN] + more + hints))
     _refuse_one_sided(rows.values(), given_split, "the labels CSV has no row")
     return rows
 
 
 def _header(names: list[str], layout: Layout, given_split: bool) -> list[str]:
     """The columns by our names; one that is called as ours is but stands for something else becomes 'other ...'."""
+    if any(name and number > 1 for name, number in Counter(names).items()):
+        raise ValueError("the labels CSV has two columns of one name in row 1")
     ours = {theirs: name for name, theirs in layout.columns.items()}
     if missing := sorted(set(ours) - set(names)):
         raise ValueError(f"the labels CSV has no column {', '.join(missing)} in row 1: see --layout and --columns")
@@ -275,23 +263,23 @@ def _row(
     if len(cells) != len(header):
         raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
     value = dict(zip(header, cells, strict=True))
-    label, view, twice = value["label"], value.get("view", ""), "names two files, equal but for their form of Unicode"
+    label, view = value["label"], value.get("view", "")
     if layout.positive and label:
         classes = label.strip("[] ").split(layout.between) if layout.between else [label]
-        label = _label((re.sub(r"^['\"]|['\"]$", "", part.strip()).strip() for part in classes), layout)
+        label = _label((part.strip().strip("'\" ") for part in classes), layout)
         if not label:
             return None
     if layout.published:
         found = names.get(PurePosixPath(value["file"]).name, [])
         if not found or not label or (layout.views and view not in layout.views):
             return None
-        twice = f"names a file that is in SOURCE {len(found)} times"
     else:
         places = [folder / _downwards(value["file"]) for folder in (base, source)]
         inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
         found = next((names[name] for name in inside if name in names), [])
     if len(found) != 1:
-        raise ValueError(f"{twice}: rename one" if found else NOT_THERE)
+        alike = f"names {len(found)} files, of one name or equal but for its form of Unicode: rename one"
+        raise ValueError(alike if found else NOT_THERE)
     if label not in ("0", "1"):
         raise ValueError("has no label 0 or 1")
     if "patient_id" in header and not value["patient_id"]:

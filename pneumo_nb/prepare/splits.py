@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -26,9 +26,10 @@ def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[s
         if fraction and len(rest):
             drawn = _draw([labels[i] for i in rest], [groups[i] for i in rest], fraction, chance)
             parts[rest[drawn]] = part
+    there = set(zip(parts, labels, strict=True))
     for part in ("train", "test", "validation")[: 3 if settings.validation_fraction else 2]:
         for label in sorted(set(labels)):
-            if not any(a == label and b == part for a, b in zip(labels, parts, strict=True)):
+            if (part, label) not in there:
                 held = Counter(group for group, a in zip(groups, labels, strict=True) if a == label)
                 raise ValueError(_too_few(label, part, held, settings))
     return parts.tolist()
@@ -53,14 +54,13 @@ def _draw(labels: list[str], groups: list[Hashable], fraction: float, chance: np
     for position, group in enumerate(groups):
         members.setdefault(group, []).append(position)
     whole = list(members.values())
-    room = {label: math.floor(fraction * labels.count(label) + 1e-9) for label in set(labels)}
-    wanted = {label for label, places in room.items() if places}
-    drawn: list[int] = []
+    room = +Counter({label: math.floor(fraction * n + 1e-9) for label, n in Counter(labels).items()})
+    wanted, drawn = set(room), []
     for index in chance.permutation(len(whole)):
-        count = {label: sum(labels[i] == label for i in whole[index]) for label in room}
-        if all(count[label] <= room[label] for label in room):
+        count = Counter(labels[i] for i in whole[index])
+        if count <= room:
             drawn += whole[index]
-            room = {label: room[label] - count[label] for label in room}
+            room -= count
     for label in sorted(wanted - {labels[i] for i in drawn}):  # every group is larger than the room: take the smallest
         holders = [group for group in whole if any(labels[i] == label for i in group)]
         if len(holders) > 1:
@@ -75,14 +75,11 @@ def leak_groups(patients: Sequence[str], pictures: Sequence[str]) -> list[int]:
     return connected_components(pairs, directed=False)[1][patient].tolist()
 
 
-def overlap(manifest, column: str = "patient_id", among: Container | None = None) -> int:
+def overlap(manifest, column: str = "patient_id") -> int:
     """How many patients of the testing set have images in the training set or the validation part too.
 
-    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead. Only those
-    `among` these are counted, by default all.
+    `manifest` is a DataFrame, or a dict of columns, with split and `column`: sha256 counts pictures instead.
     """
-    sides: dict[str, set] = {}
-    for name, part in zip(manifest[column], manifest["split"], strict=True):
-        if among is None or name in among:
-            sides.setdefault(name, set()).add(part)
-    return sum("test" in parts and len(parts - {"test", "none"}) > 0 for parts in sides.values())
+    pairs = set(zip(manifest[column], manifest["split"], strict=True))
+    tested = {name for name, part in pairs if part == "test"}
+    return len(tested & {name for name, part in pairs if part in ("train", "validation")})

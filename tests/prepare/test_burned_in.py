@@ -15,7 +15,7 @@ from pneumo_nb.prepare import burned_in, dicom
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """Phantoms as they are read from their files; they bear no text."""
-    folder = phantom_files.write(tmp_path_factory.mktemp("source") / "phantom", 12, 4, 640, 662, seed=3, workers=1)
+    folder = phantom_files.write(tmp_path_factory.mktemp("source") / "phantom", 10, 4, 640, 662, seed=3, workers=1)
     return [dicom.read(path)[0] for path in sorted(folder.rglob("*.dcm"))]
 
 

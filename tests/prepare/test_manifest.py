@@ -20,31 +20,30 @@ def accepted(position, label="0", picture=None):
 
 
 def entries_of(labels):
-    """One entry for each of `labels`, of which None is a reject; and as many rows of a labels CSV."""
-    entries = [
+    """One entry for each of `labels`, of which None is a reject."""
+    return [
         {"position": place, "file": f"r-{place}", "reason": "it is empty"} if label is None else accepted(place, label)
         for place, label in enumerate(labels, start=1)
     ]
-    return entries, [f"{place}.dcm" for place in range(1, len(labels) + 1)]
 
 
 @given(st.lists(st.sampled_from(["0", "1", None]), max_size=40).map(lambda more: [*"0000011111", *more]))
 def test_found_is_accepted_and_rejected_and_every_accepted_image_is_in_one_part(labels):
-    entries, files = entries_of(labels)
-    columns, told = manifest.outcome(entries, files, {}, SETTINGS)
+    entries = entries_of(labels)
+    images, told = manifest.outcome(entries, SETTINGS)
     counts = told["counts"]
     assert counts["found"] == len(labels) == counts["accepted"] + counts["rejected"]
     assert counts["rejected"] == labels.count(None) == sum(counts["reasons"].values())
-    assert len(columns["split"]) == counts["accepted"] and set(columns["split"]) == {"train", "test"}
+    assert len(images) == counts["accepted"] and set(images["split"]) == {"train", "test"}
     assert sum(sum(part.values()) for part in counts["parts"].values()) == counts["accepted"]
     assert manifest.summary(told).startswith(f"{len(labels)} files found: {counts['accepted']} accepted")
 
 
 def test_rows_are_written_in_order_and_hold_the_listed_columns_only(tmp_path):
-    entries, files = entries_of(["0", None, *"0110101010"])
+    entries = entries_of(["0", None, *"0110101010"])
     entries[0]["secret"] = "PATIENT^NAME"
-    columns, told = manifest.outcome(entries, files, {}, SETTINGS)
-    manifest.write(tmp_path, entries, columns, {"name": "x"} | told)
+    images, told = manifest.outcome(entries, SETTINGS)
+    manifest.write(tmp_path, entries, images["split"], {"name": "x"} | told)
     kept, rejected = (list(csv.reader((tmp_path / name).open())) for name in ("manifest.csv", "rejects.csv"))
     assert kept[0] == manifest.MANIFEST and rejected == [manifest.REJECTS, ["r-2", "2", "it is empty"]]
     assert [row[0] for row in kept[1:]] == [f"r-{place}" for place in range(1, 13) if place != 2]
@@ -56,27 +55,24 @@ def test_rows_are_written_in_order_and_hold_the_listed_columns_only(tmp_path):
 def test_the_hash_knows_every_row_and_every_setting(tmp_path):
     hashes = set()
     for labels, settings in (("0110", SETTINGS), ("0111", SETTINGS), ("0110", SETTINGS.varied(quality=90))):
-        entries, files = entries_of([*labels, *"010101010101"])
-        columns, told = manifest.outcome(entries, files, {}, settings)
-        manifest.write(tmp_path, entries, columns, told)
+        entries = entries_of([*labels, *"010101010101"])
+        images, told = manifest.outcome(entries, settings)
+        manifest.write(tmp_path, entries, images["split"], told)
         hashes.add(json.loads((tmp_path / "dataset.json").read_text())["hash"])
     assert len(hashes) == 3
 
 
 def test_one_picture_twice_is_counted_and_stays_on_one_side():
     entries = [accepted(place, str(place % 2), picture=f"sha-{place // 4}") for place in range(1, 41)]
-    columns, told = manifest.outcome(entries, [str(place) for place in range(40)], {}, SETTINGS)
-    sides = {}
-    for picture, part in zip(columns["sha256"], columns["split"], strict=True):
-        sides.setdefault(picture, set()).add(part)
-    assert all(len(parts) == 1 for parts in sides.values()) and told["overlap_of_pictures"] == 0
+    images, told = manifest.outcome(entries, SETTINGS)
+    sides = images.groupby("sha256")["split"].nunique()
+    assert (sides == 1).all() and told["overlap_of_pictures"] == 0
     assert told["counts"]["duplicates"] == 40 - len(sides)
     assert told["counts"]["duplicates_with_two_labels"] > 0
 
 
 def told_of(entries, **settings):
-    files = [str(place) for place in range(len(entries))]
-    return manifest.summary(manifest.outcome(entries, files, {}, PrepareSettings(**settings))[1])
+    return manifest.summary(manifest.outcome(entries, PrepareSettings(**settings))[1])
 
 
 def test_leakage_is_vouched_for_only_where_patients_are_known():
@@ -115,7 +111,7 @@ def test_what_a_person_should_look_at_is_listed_and_counted(tmp_path):
     entries = [accepted(place, str(place % 2)) for place in range(1, 21)]
     entries[3] |= {"grey_range": "unknown", "faulty": "PixelSpacing"}
     entries[5] |= {"grey_range": "used", "contradiction": "ViewPosition ViewCodeSequence", "faulty": "PixelSpacing"}
-    columns, told = manifest.outcome(entries, [str(place) for place in range(20)], {}, SETTINGS)
+    images, told = manifest.outcome(entries, SETTINGS)
     counts = told["counts"]
     assert [counts[name] for name in ("grey_range", "less_grey_than_declared", "faulty", "contradiction")] == [
         1,
@@ -125,19 +121,19 @@ def test_what_a_person_should_look_at_is_listed_and_counted(tmp_path):
     ]
     text = manifest.summary(told)
     assert "1 radiographs are shown nearly flat" in text and "see contradiction in manifest.csv" in text
-    manifest.write(tmp_path, entries, columns, told)
+    manifest.write(tmp_path, entries, images["split"], told)
     rows = list(csv.DictReader((tmp_path / "manifest.csv").open()))
     assert (rows[3]["grey_range"], rows[5]["faulty"], rows[4]["faulty"]) == ("unknown", "PixelSpacing", "")
 
 
 def test_none_accepted_is_said_with_the_reasons():
-    entries, files = entries_of([None, None])
+    entries = entries_of([None, None])
     with pytest.raises(ValueError, match=r"none of the 2 files became an image \(2: it is empty\)"):
-        manifest.outcome(entries, files, {}, SETTINGS)
+        manifest.outcome(entries, SETTINGS)
 
 
 def test_entries_come_back_in_the_order_of_positions(tmp_path):
-    with manifest.Journal(tmp_path / "j", 5) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         for position in (4, 1, 3):
             journal.add({"position": position, "text": f"é{position}\n"})
         assert [entry["text"] for entry in journal] == ["é1\n", "é3\n", "é4\n"]
@@ -147,22 +143,22 @@ def test_entries_come_back_in_the_order_of_positions(tmp_path):
 
 def test_of_two_entries_for_one_position_the_last_counts(tmp_path):
     for text in ("first", "second"):
-        with manifest.Journal(tmp_path / "j", 1) as journal:
+        with manifest.Journal(tmp_path / "j") as journal:
             journal.add({"position": 1, "text": text})
-    with manifest.Journal(tmp_path / "j", 1) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         assert [entry["text"] for entry in journal] == ["second"]
 
 
 @given(cut=st.integers(0, 400))
 def test_cut_anywhere_whole_entries_stay_and_others_can_be_added(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
-    with manifest.Journal(path, 10) as journal:
+    with manifest.Journal(path) as journal:
         for position in range(1, 11):
             journal.add({"position": position, "text": "x" * position})
     content = path.read_bytes()
     path.write_bytes(content[:cut])
     kept = content[:cut].count(b"\n")
-    with manifest.Journal(path, 10) as journal:
+    with manifest.Journal(path) as journal:
         assert [entry["position"] for entry in journal] == list(range(1, kept + 1))
         for position in range(kept + 1, 11):
             journal.add({"position": position, "text": "x" * position})
@@ -170,7 +166,7 @@ def test_cut_anywhere_whole_entries_stay_and_others_can_be_added(tmp_path_factor
 
 
 def test_memory_does_not_grow_with_what_is_in_an_entry(tmp_path):
-    with manifest.Journal(tmp_path / "j", 2000) as journal:
+    with manifest.Journal(tmp_path / "j") as journal:
         tracemalloc.start()
         for position in range(1, 2001):
             journal.add({"position": position, "text": "x" * 5000})

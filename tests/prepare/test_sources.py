@@ -21,8 +21,8 @@ def source(tmp_path):
     return tmp_path / "source"
 
 
-def write(source, *lines, name="labels.csv", encoding="utf-8"):
-    path = source / name
+def write(folder, *lines, encoding="utf-8"):
+    path = folder / "labels.csv"
     path.write_bytes("\n".join(lines).encode(encoding))
     return path
 
@@ -205,7 +205,7 @@ def test_names_are_the_same_in_either_form_of_unicode(tmp_path, of_file, of_csv)
 
 def test_two_files_of_one_name_in_two_forms_are_told_apart_by_nobody(tmp_path):
     source = pictures(tmp_path, *(unicodedata.normalize(form, "ü.png") for form in ("NFC", "NFD")), "b.png")
-    with pytest.raises(ValueError, match="row 2 names two files, equal but for their form of Unicode"):
+    with pytest.raises(ValueError, match="row 2 names 2 files, of one name or equal but for its form of Unicode"):
         sources.read(source, write(source, HEADER, "ü.png,1", "b.png,0"))
 
 
@@ -278,10 +278,12 @@ NIH = (
 PADCHEST = ",ImageID,ImageDir,StudyDate_DICOM,PatientID,Projection,Labels"
 
 
-def write_text(folder, name, *lines):
-    folder.mkdir(exist_ok=True, parents=True)
-    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / name
+def nih(name, finding, patient, view):
+    return f"{name},{finding},0,{patient},58,M,{view},2682,2749,0.143,0.143,"
+
+
+def padchest(number, patient, projection, labels):
+    return f'{number},{number}_a.png,0,20140915,{patient},{projection},"{labels}"'
 
 
 def pictures(folder, *names):
@@ -291,20 +293,15 @@ def pictures(folder, *names):
 
 
 def read(source, table=None, *texts, given_split=False):
-    return sources.read(source, table, given_split, sources.layout(*texts, has_csv=table is not None))[1]
+    return sources.read(source, table, given_split, sources.layout(*texts))[1]
 
 
 def test_nih_files_are_found_in_their_folders_and_rows_without_a_file_are_let_pass(tmp_path):
     names = ("00000001_000.png", "00000001_001.png", "00000002_000.png", "00000003_000.png")
     source = pictures(tmp_path / "nih", *(f"images_00{n % 2 + 1}/images/{name}" for n, name in enumerate(names)))
-    table = write_text(
-        tmp_path, "Data_Entry_2017.csv", NIH,
-        "00000001_000.png,Fibrosis|Nodule,0,1,58,M,PA,2682,2749,0.143,0.143,",
-        "00000001_001.png,No Finding,1,1,58,M,AP,2682,2749,0.143,0.143,",
-        "00000002_000.png,Mass,0,2,81,M,PA,2500,2048,0.171,0.171,",
-        "00000003_000.png,No Finding,0,3,81,F,PA,2500,2048,0.171,0.171,",
-        "00099999_000.png,Fibrosis,0,3,81,F,PA,2500,2048,0.171,0.171,",
-    )  # fmt: skip
+    findings = ("Fibrosis|Nodule", 1, "PA"), ("No Finding", 1, "AP"), ("Mass", 2, "PA"), ("No Finding", 3, "PA")
+    rows = [nih(name, *said) for name, said in zip(names, findings, strict=True)]
+    table = write(tmp_path, NIH, *rows, nih("00099999_000.png", "Fibrosis", 3, "PA"))
     rows = read(source, table, "nih", "", "Fibrosis", "No Finding")
     assert rows == {
         "images_001/images/00000001_000.png": Row("1", "1", view="PA"),
@@ -317,15 +314,14 @@ def test_nih_files_are_found_in_their_folders_and_rows_without_a_file_are_let_pa
 
 def test_padchest_labels_are_lists_and_odd_projections_are_left_out(tmp_path):
     source = pictures(tmp_path / "pc", *(f"{n}/{n}_a.png" for n in range(6)))
-    table = write_text(
-        tmp_path, "PADCHEST.csv", PADCHEST,
-        "0,0_a.png,0,20140915,P1,PA,\"['asbestosis signs', 'pleural plaques']\"",
-        "1,1_a.png,0,20140915,P1,AP_horizontal,\"['normal']\"",
-        "2,2_a.png,0,20140915,P2,L,\"['normal']\"",
-        "3,3_a.png,0,20140915,P2,COSTAL,\"['normal']\"",
-        "4,4_a.png,0,20140915,P3,PA,",
-        "5,5_a.png,0,20140915,P3,PA,\"['unchanged', 'calcified granuloma']\"",
-    )  # fmt: skip
+    table = write(
+        tmp_path,
+        PADCHEST,
+        padchest(0, "P1", "PA", "['asbestosis signs', 'pleural plaques']"),
+        *(padchest(n, f"P{n}", view, "['normal']") for n, view in enumerate(("AP_horizontal", "L", "COSTAL"), start=1)),
+        padchest(4, "P3", "PA", ""),
+        padchest(5, "P3", "PA", "['unchanged', 'calcified granuloma']"),
+    )
     rows = read(source, table, "padchest", "", "asbestosis signs", "normal")
     assert rows == {
         "0/0_a.png": Row("1", "P1", view="PA"),
@@ -336,7 +332,7 @@ def test_padchest_labels_are_lists_and_odd_projections_are_left_out(tmp_path):
 
 def test_silicodata_by_named_columns_or_by_folders(tmp_path):
     source = pictures(tmp_path / "a", "x/1.png", "x/2.png", "y/3.png", "y/4.png")
-    table = write_text(tmp_path, "labels.csv", "Name,Class", "1.png,Silicosis", "2.png,Healthy", "3.png,Tuberculosis")
+    table = write(tmp_path, "Name,Class", "1.png,Silicosis", "2.png,Healthy", "3.png,Tuberculosis")
     rows = read(source, table, "silicodata", "file=Name,label=Class")
     assert {file: row.label for file, row in rows.items()} == {"x/1.png": "1", "x/2.png": "0", "y/3.png": "0"}
     folders = pictures(tmp_path / "b", "Silicotuberculosis/1.png", "Healthy/2.png", "Other/3.png")
@@ -392,20 +388,12 @@ def test_an_odd_name_in_a_folder_of_a_class_does_not_stop_the_others(tmp_path):
 
 def test_columns_and_classes_of_an_own_csv_keep_the_numbers_of_its_rows(tmp_path):
     source = pictures(tmp_path, "a.png", "b.png", "c.png")
-    table = write_text(
-        tmp_path,
-        "own.csv",
-        "Subject,Dx,Path,file",
-        "S1,Pneumoconiosis,a.png,Ada",
-        "S2,Normal,b.png,Eva",
-        "S3,?,c.png,x",
-    )
+    rows = ("S1,Pneumoconiosis,a.png,Ada", "S2,Normal,b.png,Eva", "S3,?,c.png,x")
+    table = write(tmp_path, "Subject,Dx,Path,file", *rows)
     texts = ("", "file=Path,label=Dx,patient_id=Subject", "Pneumoconiosis")
     assert read(source, table, *texts, "Normal") == {"a.png": Row("1", "S1"), "b.png": Row("0", "S2")}
     assert read(source, table, *texts)["c.png"].label == "0"
-    wrong = write_text(
-        tmp_path, "wrong.csv", "Subject,Dx,Path", "S1,Pneumoconiosis,a.png", "S2,?,b.png", "S3,Normal,no"
-    )
+    wrong = write(tmp_path, "Subject,Dx,Path", "S1,Pneumoconiosis,a.png", "S2,?,b.png", "S3,Normal,no")
     with pytest.raises(ValueError, match="row 4 names a file") as caught:
         read(source, wrong, *texts, "Normal")
     assert "S3" not in str(caught.value) and "no.png" not in str(caught.value)
@@ -429,12 +417,12 @@ def test_a_wrong_layout_is_refused_in_one_line(texts, message):
 
 def test_missing_columns_and_files_of_one_name_are_refused(tmp_path):
     source = pictures(tmp_path / "a", "x/1.png", "y/1.png", "y/2.png")
-    table = write_text(tmp_path, "nih.csv", NIH, "2.png,Mass,0,1,58,M,PA,1,1,1,1,", "1.png,Mass,0,1,58,M,PA,1,1,1,1,")
-    with pytest.raises(ValueError, match=r"row 3 names a file that is in SOURCE 2 times"):
+    table = write(tmp_path, NIH, nih("2.png", "Mass", 1, "PA"), nih("1.png", "Mass", 1, "PA"))
+    with pytest.raises(ValueError, match="row 3 names 2 files, of one name"):
         read(source, table, "nih", "", "Mass")
     with pytest.raises(ValueError, match="has no column ImageID, Labels, PatientID, Projection in row 1"):
         read(source, table, "padchest", "", "normal")
-    assert sources.layout() is None
+    assert sources.layout() == sources.Layout()
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "B", "c", "0", "1", ""]), max_size=4), max_size=9), st.booleans())
