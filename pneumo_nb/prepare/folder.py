@@ -53,7 +53,8 @@ def prepare(
     source, folder = Path(source).resolve(), paths.prepared(name)
     files, rows = _look_through(source, labels, settings, layout)
     with _alone(folder):
-        key = pseudonyms.PUBLIC if is_phantom(name) and _is_invented(source) else pseudonyms.key()
+        drawn = {"phantom": record} if is_phantom(name) and (record := _record(source)) else {}
+        key = pseudonyms.PUBLIC if drawn else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
         if not _done(folder, fingerprint):
@@ -64,7 +65,7 @@ def prepare(
             try:
                 with Journal(part.with_suffix(".journal")) as journal:
                     _convert(job, files, rows, journal, progress, workers)
-                    _finish(job, files, journal, {"format": manifest.FORMAT, "name": name}, fingerprint)
+                    _finish(job, files, journal, {"format": manifest.FORMAT, "name": name} | drawn, fingerprint)
             except ValueError:  # these inputs cannot become a dataset: nothing to go on with
                 _clear(folder)
                 raise
@@ -133,10 +134,11 @@ def _check(name: str, workers: int | None) -> None:
         raise ValueError(f"workers = {workers}: there must be at least 1")
 
 
-def _is_invented(source: Path) -> bool:
-    """Whether the source says of itself that the phantom made it: then nobody's pseudonym needs a secret."""
+def _record(source: Path) -> str:
+    """SHA-256 of the record by which a phantom tells what it was made of; without one, '': patients need a secret."""
     record = source / sources.RECORD
-    return record.is_file() and b'"pneumo_nb.phantom"' in record.read_bytes()
+    content = record.read_bytes() if record.is_file() else b""
+    return hashlib.sha256(content).hexdigest() if b'"pneumo_nb.phantom"' in content else ""
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from pneumo_nb.prepare.sources import DISEASE
 from pneumo_nb.prepare.splits import REMEDY, leak_groups, overlap, split
 from pneumo_nb.settings import PrepareSettings
 
-FORMAT = 3  # of the prepared folder; another number makes every dataset be prepared anew
+FORMAT = 4  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
 MANIFEST += ["width", "height", "original_width", "original_height", "bits", "photometric", "view", "spacing_mm"]
 MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
+ROUNDED = ["suspected_text", "source_sha256", "sha256"]  # columns of a manifest in which a rounded grey level shows
 COUNTED = ["position", "image_id", "patient_id", "label", "split", "stage", "view", "spacing_mm", "sha256", "uid"]
 COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]
 LISTED = {  # what a person should look at: counts, and what `summary` says of them
@@ -130,11 +131,18 @@ def outcome(entries: Iterable[dict], settings: PrepareSettings) -> tuple[pd.Data
 
 
 def write(folder: Path, entries: Iterable[dict], parts: Iterable[str], told: dict) -> None:
-    """Write the three files: `parts` are those of the accepted `entries`, `told` is dataset.json but for its hash."""
+    """Write the three files: `parts` are those of the accepted `entries`, `told` is dataset.json but for its hash.
+
+    The hash is of the settings and of the manifest with its checksums. In their place it has the record of a `phantom`,
+    whose grey levels another CPU may round otherwise: it is the same dataset there, and what was trained on it counts.
+    """
     part = iter(parts)
     accepted = (entry | {"split": next(part)} for entry in entries if "reason" not in entry)
     manifest_sha256 = _write_csv(folder / "manifest.csv", MANIFEST, accepted)
     _write_csv(folder / "rejects.csv", REJECTS, (entry for entry in entries if "reason" in entry))
+    if "phantom" in told:
+        drawn = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False).drop(columns=ROUNDED)
+        manifest_sha256 = hashlib.sha256((drawn.to_csv(index=False) + told["phantom"]).encode()).hexdigest()
     settings_digest = PrepareSettings.of(**told["settings"]).digest()
     told = told | {"hash": hashlib.sha256(f"{manifest_sha256} {settings_digest}".encode()).hexdigest()}
     (folder / "dataset.json").write_text(json.dumps(told, indent=1) + "\n")

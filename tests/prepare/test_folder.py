@@ -16,6 +16,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import typed
 from disks import filled, read_only
@@ -321,14 +322,24 @@ def test_what_is_known_of_the_disease_is_copied_after_the_stage_and_left_empty_w
 
 def test_a_phantom_needs_no_secret_and_is_the_same_everywhere_and_people_always_do(home, tmp_path, monkeypatch):
     size = PhantomSettings(patients=10, positives=5, width=128, height=128)
-    hashes = set()
-    for number in ("one", "two"):
+    hashes, sums = set(), []
+    for number in ("one", "two", "rounded"):
         monkeypatch.setenv("PNEUMO_NB_HOME", str(home / number))
         phantom("phantom", size, progress=False)
-        shutil.copytree(home / "one/data/raw", home / "two/data/raw", dirs_exist_ok=True)
         assert not paths.pseudonym_secret().exists()
         hashes.add(read_dataset("phantom")[1]["hash"])
-    assert len(hashes) == 1
+        sums.append(read_dataset("phantom")[0]["sha256"].tolist())
+        for another in ("two", "rounded"):
+            shutil.copytree(home / "one/data/raw", home / another / "data/raw", dirs_exist_ok=True)
+        file = sorted((home / "rounded/data/raw").rglob("*.dcm"))[0]  # as another CPU may have it
+        drawn = pydicom.dcmread(file)
+        drawn.PixelData = (drawn.pixel_array ^ 1).tobytes()
+        drawn.save_as(file)
+    assert len(hashes) == 1 and sums[0] == sums[1] != sums[2]
+    assert (
+        read_dataset("phantom")[1]["phantom"]
+        == hashlib.sha256(next(paths.raw("").glob("*/phantom.json")).read_bytes()).hexdigest()
+    )
     (invented,) = paths.raw("").glob("phantom-*")
     quiet(invented, "own")  # by another name it keeps its secret
     assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_secret().exists()
