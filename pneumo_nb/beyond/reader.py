@@ -70,7 +70,7 @@ class Reader:
     def zone(self) -> tuple[float, float] | str:
         """The two thresholds that the validation part can promise, or why it cannot."""
         try:
-            return decisions.zone(self.labels, self.validation, SHARE, SHARE, CONFIDENCE)
+            return decisions.zone(self.labels, self.validation, SHARE, CONFIDENCE)
         except ValueError as few:
             return str(few) if len(self.labels) else NO_VALIDATION
 
@@ -96,12 +96,12 @@ class Reader:
 
     def read(self, film: dict) -> dict:
         """A row: the probability and, by the validation part, what it is worth; how unusual the film looks."""
-        row = {"position": film["position"], "reason": film.get("reason", "")}
-        if row["reason"]:
-            return row
+        if "reason" in film:
+            return {"position": film["position"], "reason": film["reason"]}
         self.data.images[-1, 0] = torch.from_numpy(film["image"].astype(self.data.images.numpy().dtype))
         probability = loop.predict(self.net, self.feed, np.array([len(self.data.labels)]))[0]
-        row |= {"probability": probability, "called": int(probability >= self.run.record["threshold"])}
+        row = {"position": film["position"], "reason": "", "probability": probability}
+        row["called"] = int(probability >= self.run.record["threshold"])
         if self.calibrated:
             row["calibrated"] = self.calibrated([probability])[0]
             row["as_suspicious"] = (self.validation >= float(probability)).mean()
