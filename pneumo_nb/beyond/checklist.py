@@ -45,22 +45,18 @@ def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence
 def _found(field: str, manifest: pd.DataFrame, about: dict, trained: Sequence[runs.Run]) -> str:
     """The value of a field as text, of runs every value that occurs; empty if no record has it."""
     kind, *path = field.split(".")
-    if kind == "manifest":
-        known = manifest[path[0]].replace("", None).dropna() if path[0] in manifest else pd.Series(dtype=str)
-        return _text(known.value_counts().sort_index().to_dict()) if len(known) else ""
     if kind == "interval":
         values = [(getattr(run.counts, path[0]), *run.counts.interval(path[0])) for run in trained]
         return " | ".join(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in values)
+    found = [about] if kind == "dataset" else [run.record for run in trained]
+    if kind == "manifest":
+        known = manifest.get(path.pop(), pd.Series(dtype=str)).replace("", None).dropna()
+        found = [known.value_counts().sort_index().to_dict()] if len(known) else []
     if kind == "architecture":  # without what does not count for the run's model
-        return " | ".join(dict.fromkeys(_text(run.settings.architecture()) for run in trained))
-    records = [about] if kind == "dataset" else [run.record for run in trained]
-    return " | ".join(dict.fromkeys(_text(_inside(record, path)) for record in records))
-
-
-def _inside(record: Any, path: Sequence[str]) -> Any:
+        found = [run.settings.architecture() for run in trained]
     for name in path:
-        record = record.get(name) if isinstance(record, dict) else None
-    return record
+        found = [record.get(name) if isinstance(record, dict) else None for record in found]
+    return " | ".join(dict.fromkeys(map(_text, found)))
 
 
 def _text(value: Any) -> str:
