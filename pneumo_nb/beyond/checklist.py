@@ -5,7 +5,6 @@ with parts). checklists.csv holds their numbers, our own short words, and the fi
 """
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,8 @@ from pneumo_nb.train import runs
 
 STATES = {"all": "from your records", "part": "in part from your records: you must write the rest"}
 MUST = "you must write"
-
-
-@cache
-def items() -> pd.DataFrame:
-    """Every item: guideline, item, about, fields, covers (all, part or empty), paper (where it says so)."""
-    return pd.read_csv(Path(__file__).with_name("checklists.csv"), dtype=str, keep_default_na=False)
+# Every item: guideline, item, about, fields, covers (all, part or empty), paper (where it says so)
+ITEMS = pd.read_csv(Path(__file__).with_name("checklists.csv"), dtype=str, keep_default_na=False)
 
 
 def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence[runs.Run]) -> pd.DataFrame:
@@ -29,15 +24,14 @@ def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence
     `manifest` and `about` are those of `prepare.read_dataset`. Columns: item, about, state, records (field = value;
     of several runs every value), paper (where it says so). An item of which a field is not known is the author's.
     """
-    chosen = items()[items()["guideline"] == guideline]
+    chosen = ITEMS[ITEMS["guideline"] == guideline]
     if chosen.empty:
-        raise ValueError(f"no guideline {guideline!r}; they are {', '.join(items()['guideline'].unique())}")
+        raise ValueError(f"no guideline {guideline!r}; they are {', '.join(ITEMS['guideline'].unique())}")
     rows = []
     for row in chosen.itertuples():
         found = {field: _found(field, manifest, about, trained) for field in row.fields.split()}
         told = "; ".join(f"{field} = {value}" for field, value in found.items() if value)
-        state = STATES["all" if all(found.values()) else "part"] if told else MUST
-        state = STATES["part"] if told and row.covers == "part" else state
+        state = STATES[row.covers if all(found.values()) else "part"] if told else MUST
         rows.append({"item": row.item, "about": row.about, "state": state, "records": told, "paper": row.paper})
     return pd.DataFrame(rows)
 

@@ -74,11 +74,6 @@ def _shift(y: np.ndarray, x: np.ndarray) -> float:
     return float(brentq(lambda shift: expit(x - shift).mean() - y.mean(), -FARTHEST, FARTHEST, xtol=1e-12))
 
 
-def least(share: float = 0.9, confidence: float = 0.95) -> int:
-    """How few radiographs of a class can show that `share` of it is called right: share^n <= 1 - confidence."""
-    return ceil(log(1 - confidence) / log(share))
-
-
 def misses_allowed(radiographs: int, share: float = 0.9, confidence: float = 0.95) -> int:
     """The most of so many radiographs of a class that a threshold may miss if it shall find `share` of all such.
 
@@ -87,9 +82,10 @@ def misses_allowed(radiographs: int, share: float = 0.9, confidence: float = 0.9
     """
     kept = int((binom.cdf(np.arange(radiographs), radiographs, 1 - share) <= 1 - confidence).sum())
     if not kept:
+        least = ceil(log(1 - confidence) / log(share))  # share^n <= 1 - confidence
         raise ValueError(
             f"{radiographs} radiographs cannot show that {share:.0%} of their class are called right with"
-            f" {confidence:.0%} confidence: {least(share, confidence)} are the least"
+            f" {confidence:.0%} confidence: {least} are the least"
         )
     return kept - 1
 

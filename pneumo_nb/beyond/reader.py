@@ -24,7 +24,6 @@ from pneumo_nb.results import interpret, overlays
 from pneumo_nb.settings import PrepareSettings
 from pneumo_nb.train import dataset, loop, runs
 
-WHO = "patients reach", "others stay below"  # the two thresholds of the zone
 SHARE, CONFIDENCE = 0.9, 0.95  # of patients found, and of healthy people spared, by the two thresholds of the zone
 ORDINARY = 0.99  # share of the training set that counts as ordinary
 PICTURE, CHANNEL = 400, 120  # pixels a side on the page
@@ -103,11 +102,10 @@ class Reader:
         told["the run's threshold"] = f"{threshold:g}: the film is {'at or above' if row['called'] else 'below'} it"
         told["two thresholds"] = self.zone
         if "zone" in row:
-            reach, below = (
-                f"{SHARE:.0%} of {who} {threshold:.3g}" for who, threshold in zip(WHO, self.zone, strict=True)
+            told["two thresholds"] = (
+                f"{row['zone']}: {SHARE:.0%} of patients reach {self.zone[0]:.3g}, {SHARE:.0%} of others stay below"
+                f" {self.zone[1]:.3g} ({CONFIDENCE:.0%} confidence each); between them nothing is promised"
             )
-            promised = f"({CONFIDENCE:.0%} confidence each); between them nothing is promised"
-            told["two thresholds"] = f"{row['zone']}: {reach}, {below} {promised}"
         usual = f"unusual by {row['unusual']:.2f}; {ORDINARY:.0%} of its films have at most {row['ordinary_up_to']:.2f}"
         unlike = "UNLIKE IT, so the probability means little: " if row["unlike"] else ""
         return told | {"against the training set": unlike + usual}

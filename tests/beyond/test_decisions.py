@@ -79,7 +79,6 @@ def test_how_many_patients_a_guaranteed_threshold_may_miss(positives, misses):
 
 
 def test_28_patients_cannot_carry_the_guarantee_and_29_are_the_least():
-    assert decisions.least() == 29
     with pytest.raises(ValueError, match=r"28 radiographs .* 29 are the least"):
         decisions.guaranteed([1] * 28 + [0] * 500, np.linspace(0, 1, 528))
     with pytest.raises(ValueError, match=r"^0 radiographs"):
