@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pneumo_nb.settings import TrainSettings
-from pneumo_nb.train import dataset, loop, machine, models
+from pneumo_nb.train import loop, machine, models
+from pneumo_nb.train.dataset import Dataset, Feed
 
 NAMES = ("0", "I", "II", "III", "IV")
 LARGE_MM = 20.0  # length of a large opacity that makes stage III by itself
@@ -46,13 +47,7 @@ def known(manifest: pd.DataFrame) -> np.ndarray:
 
 
 def trained(
-    settings: TrainSettings,
-    data: dataset.Dataset,
-    stages: np.ndarray,
-    device,
-    loss: Callable,
-    call: Callable,
-    outputs: int,
+    settings: TrainSettings, data: Dataset, stages: np.ndarray, device, loss: Callable, call: Callable, outputs: int
 ) -> np.ndarray:
     """Stages (images,) that a network calls; it is the settings' network, but for its outputs, trained as they say.
 
@@ -60,7 +55,7 @@ def trained(
     stage are not trained on; Eq. 7's weights are for two classes, and play no part.
     """
     training = np.intersect1d(data.part("train"), np.flatnonzero(stages >= 0))
-    feed = dataset.Feed(data, device, settings.channels, settings.normalisation)
+    feed = Feed(data, device, settings.channels, settings.normalisation)
     target = torch.tensor(stages, device=device)
     with machine.arithmetic(settings), torch.random.fork_rng(devices=[]), machine.own_cores(device.type == "cpu"):
         net = machine.in_place(models.build(**settings.architecture(), seed=settings.seed))

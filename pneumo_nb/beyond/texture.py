@@ -187,14 +187,9 @@ def described(data: dataset.Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def chosen(
-    classifier: BaseEstimator,
-    values: dict,
-    features: np.ndarray,
-    labels: np.ndarray,
-    patients,
-    scoring: str = "roc_auc",
+    classifier: BaseEstimator, grid: dict, features: np.ndarray, labels: np.ndarray, patients, scoring: str = "roc_auc"
 ) -> GridSearchCV:
-    """The classifier with those of the `values` that score best in cross-validation grouped by patient, fitted.
+    """The classifier with those values of the `grid` that score best in cross-validation grouped by patient, fitted.
 
     `features` (images, numbers), `labels` and `patients` (images,) are the training set's. There are FOLDS folds, or
     fewer where one would have one class only; a ValueError where two are too many.
@@ -202,7 +197,7 @@ def chosen(
     most = pd.Series(patients).groupby(labels).nunique().nlargest(2)
     fewest = most.min() if len(most) == 2 else 0
     model = Pipeline([("standardised", StandardScaler()), ("classifier", classifier)])
-    grid = {f"classifier__{name}": choices for name, choices in values.items()}
+    grid = {f"classifier__{name}": values for name, values in grid.items()}
     for number in range(min(FOLDS, fewest), 1, -1):
         cut = StratifiedGroupKFold(number, shuffle=True, random_state=0)
         folds = list(cut.split(features, labels, patients))
