@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from pneumo_nb.train import dataset
 
@@ -202,5 +203,6 @@ def chosen(
         cut = StratifiedGroupKFold(number, shuffle=True, random_state=0)
         folds = list(cut.split(features, labels, patients))
         if all(len(set(labels[part])) > 1 for fold in folds for part in fold):
-            return GridSearchCV(model, grid, scoring=scoring, cv=folds).fit(features, labels)
+            with threadpool_limits(1):  # threads would wait for each other more than they calculate
+                return GridSearchCV(model, grid, scoring=scoring, cv=folds).fit(features, labels)
     raise ValueError(f"a class of the training set has {fewest} patients: cross-validation needs two or more")
