@@ -5,7 +5,6 @@ with parts). checklists.csv holds their numbers, our own short words, and the fi
 """
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,8 @@ from pneumo_nb.train import runs
 
 STATES = {"all": "from your records", "part": "in part from your records: you must write the rest"}
 MUST = "you must write"
-
-
-@cache
-def items() -> pd.DataFrame:
-    """Every item: guideline, item, about, fields, covers (all, part or empty), paper (where it says so)."""
-    return pd.read_csv(Path(__file__).with_name("checklists.csv"), dtype=str, keep_default_na=False)
+# Every item: guideline, item, about, fields, covers (all, part or empty), paper (where it says so)
+ITEMS = pd.read_csv(Path(__file__).with_name("checklists.csv"), dtype=str, keep_default_na=False)
 
 
 def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence[runs.Run]) -> pd.DataFrame:
@@ -29,15 +24,14 @@ def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence
     `manifest` and `about` are those of `prepare.read_dataset`. Columns: item, about, state, records (field = value;
     of several runs every value), paper (where it says so). An item of which a field is not known is the author's.
     """
-    chosen = items()[items()["guideline"] == guideline]
+    chosen = ITEMS[ITEMS["guideline"] == guideline]
     if chosen.empty:
-        raise ValueError(f"no guideline {guideline!r}; they are {', '.join(items()['guideline'].unique())}")
+        raise ValueError(f"no guideline {guideline!r}; they are {', '.join(ITEMS['guideline'].unique())}")
     rows = []
     for row in chosen.itertuples():
         found = {field: _found(field, manifest, about, trained) for field in row.fields.split()}
         told = "; ".join(f"{field} = {value}" for field, value in found.items() if value)
-        state = STATES["all" if all(found.values()) else "part"] if told else MUST
-        state = STATES["part"] if told and row.covers == "part" else state
+        state = STATES[row.covers if all(found.values()) else "part"] if told else MUST
         rows.append({"item": row.item, "about": row.about, "state": state, "records": told, "paper": row.paper})
     return pd.DataFrame(rows)
 
@@ -45,22 +39,18 @@ def table(guideline: str, manifest: pd.DataFrame, about: dict, trained: Sequence
 def _found(field: str, manifest: pd.DataFrame, about: dict, trained: Sequence[runs.Run]) -> str:
     """The value of a field as text, of runs every value that occurs; empty if no record has it."""
     kind, *path = field.split(".")
-    if kind == "manifest":
-        known = manifest[path[0]].replace("", None).dropna() if path[0] in manifest else pd.Series(dtype=str)
-        return _text(known.value_counts().sort_index().to_dict()) if len(known) else ""
     if kind == "interval":
         values = [(getattr(run.counts, path[0]), *run.counts.interval(path[0])) for run in trained]
         return " | ".join(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in values)
+    found = [about] if kind == "dataset" else [run.record for run in trained]
+    if kind == "manifest":
+        known = manifest.get(path.pop(), pd.Series(dtype=str)).replace("", None).dropna()
+        found = [known.value_counts().sort_index().to_dict()] if len(known) else []
     if kind == "architecture":  # without what does not count for the run's model
-        return " | ".join(dict.fromkeys(_text(run.settings.architecture()) for run in trained))
-    records = [about] if kind == "dataset" else [run.record for run in trained]
-    return " | ".join(dict.fromkeys(_text(_inside(record, path)) for record in records))
-
-
-def _inside(record: Any, path: Sequence[str]) -> Any:
+        found = [run.settings.architecture() for run in trained]
     for name in path:
-        record = record.get(name) if isinstance(record, dict) else None
-    return record
+        found = [record.get(name) if isinstance(record, dict) else None for record in found]
+    return " | ".join(dict.fromkeys(map(_text, found)))
 
 
 def _text(value: Any) -> str:

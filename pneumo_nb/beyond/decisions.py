@@ -1,4 +1,4 @@
-"""From a probability to a decision: calibration, thresholds with a guarantee, predictive values, net benefit.
+"""From a probability to a decision: calibration, thresholds with a guarantee, net benefit.
 
 Whatever is chosen here is chosen on one set, the validation part, and judged on another. Labels are 0 or 1, (images,);
 a radiograph is called positive at or above a threshold.
@@ -23,23 +23,24 @@ NEAREST = 1e-7  # to 0 and 1 that a probability counts in a logit; float32 round
 FARTHEST = 50.0  # shift of a logit that is looked for
 
 
-def calibration(
-    method: str, labels: Sequence[int], probabilities: Sequence[float]
-) -> Callable[[Sequence[float]], np.ndarray]:
+def calibration(method: str, labels: Sequence[int], probabilities: Sequence[float]) -> Callable[..., np.ndarray]:
     """What turns probabilities of this network into calibrated ones, fitted on a set that it was not trained on.
 
     `platt`     a straight line in the logit, of labels drawn in from 0 and 1 (Platt 1999, Section 2.2).
     `isotonic`  the rising steps that fit best (Zadrozny and Elkan 2002); needs hundreds of radiographs.
     `shift`     log r taken off each logit (see metrics.correct_logit), such that as many are expected as there are.
     """
-    y, x = _both_classes(labels, f"calibration = {method!r}"), _logit(probabilities)
+    y, x = np.asarray(labels, dtype=bool), _logit(probabilities)
+    positives, negatives = y.sum(), (~y).sum()
+    if not positives or not negatives:
+        counts = f"{positives} positive and {negatives} negative radiographs"
+        raise ValueError(f"calibration = {method!r} needs both classes; it got {counts}")
     if method == "isotonic":
         steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         return steps.fit(np.asarray(probabilities, dtype=float), y).predict
     if method == "shift":
         return partial(metrics.correct_logit, ratio=exp(_shift(y, x)))
     if method == "platt":
-        positives, negatives = y.sum(), (~y).sum()
         target = np.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         line = _line(np.tile(x, 2), np.repeat([1, 0], len(x)), np.concatenate([target, 1 - target]))
         return lambda others: expit(line.intercept_[0] + line.coef_[0, 0] * _logit(others))
@@ -73,18 +74,6 @@ def _shift(y: np.ndarray, x: np.ndarray) -> float:
     return float(brentq(lambda shift: expit(x - shift).mean() - y.mean(), -FARTHEST, FARTHEST, xtol=1e-12))
 
 
-def _both_classes(labels: Sequence[int], what: str) -> np.ndarray:
-    y = np.asarray(labels, dtype=bool)
-    if y.all() or not y.any():
-        raise ValueError(f"{what} needs both classes; it got {y.sum()} positive and {(~y).sum()} negative radiographs")
-    return y
-
-
-def least(share: float = 0.9, confidence: float = 0.95) -> int:
-    """How few radiographs of a class can show that `share` of it is called right: share^n <= 1 - confidence."""
-    return ceil(log(1 - confidence) / log(share))
-
-
 def misses_allowed(radiographs: int, share: float = 0.9, confidence: float = 0.95) -> int:
     """The most of so many radiographs of a class that a threshold may miss if it shall find `share` of all such.
 
@@ -93,9 +82,10 @@ def misses_allowed(radiographs: int, share: float = 0.9, confidence: float = 0.9
     """
     kept = int((binom.cdf(np.arange(radiographs), radiographs, 1 - share) <= 1 - confidence).sum())
     if not kept:
+        least = ceil(log(1 - confidence) / log(share))  # share^n <= 1 - confidence
         raise ValueError(
             f"{radiographs} radiographs cannot show that {share:.0%} of their class are called right with"
-            f" {confidence:.0%} confidence: {least(share, confidence)} are the least"
+            f" {confidence:.0%} confidence: {least} are the least"
         )
     return kept - 1
 
@@ -112,67 +102,36 @@ def guaranteed(
 
 
 def zone(
-    labels: Sequence[int],
-    probabilities: Sequence[float],
-    recall: float = 0.9,
-    specificity: float = 0.9,
-    confidence: float = 0.95,
+    labels: Sequence[int], probabilities: Sequence[float], share: float = 0.9, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Two thresholds: called negative below the first, positive from the second on, and uncertain between them.
 
-    The first finds `recall` of the positives, the second spares `specificity` of the negatives, each as `guaranteed`.
-    Where one threshold does both, the two are equal and nothing is uncertain.
+    The first finds `share` of the positives, the second spares `share` of the negatives, each as `guaranteed`. Where
+    one threshold does both, the two are equal and nothing is uncertain.
     """
-    low = guaranteed(labels, probabilities, recall, confidence)
+    low = guaranteed(labels, probabilities, share, confidence)
     negatives = ~np.asarray(labels, dtype=bool)
-    highest_spared = -guaranteed(negatives, -np.asarray(probabilities, dtype=float), specificity, confidence)
+    highest_spared = -guaranteed(negatives, -np.asarray(probabilities, dtype=float), share, confidence)
     return low, max(low, float(np.nextafter(highest_spared, np.inf)))
 
 
-def predictive_values(recall: float, specificity: float, prevalence: float) -> tuple[float, float]:
-    """Share of the called that are ill, and of the others that are healthy, where `prevalence` of all are ill."""
-    found, missed = recall * prevalence, (1 - recall) * prevalence
-    alarmed, spared = (1 - specificity) * (1 - prevalence), specificity * (1 - prevalence)
-    return (
-        found / (found + alarmed) if found + alarmed else nan,
-        spared / (spared + missed) if spared + missed else nan,
-    )
-
-
 def net_benefit(
-    labels: Sequence[int],
-    probabilities: Sequence[float],
-    thresholds: Sequence[float],
-    patients: Sequence | None = None,
-    prevalence: float | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    labels: Sequence[int], probabilities: Sequence[float], thresholds: Sequence[float], patients=None, draws: int = 1000
 ) -> pd.DataFrame:
     """A decision curve (Vickers and Elkin 2006, Med. Decis. Making 26:565): a row for each threshold, above 0, below 1.
 
     Columns: threshold; net_benefit = TP/n - FP/n * t/(1 - t); low and high, its 95 % interval by drawing `patients`
-    (images,) with all of their radiographs; treat_all and treat_none. Where the classes were not met as often as in
-    practice, `prevalence` says how often they are. The probabilities must be calibrated, and a curve chooses no
-    threshold: what a false alarm costs against a missed patient does.
+    (images,) with all of their radiographs; treat_all and treat_none. The probabilities must be calibrated, and a curve
+    chooses no threshold: what a false alarm costs against a missed patient does.
     """
     y, q = np.asarray(labels, dtype=bool), np.asarray(probabilities, dtype=float)
     t = np.asarray(thresholds, dtype=float)
     if not (len(t) and ((t > 0) & (t < 1)).all()):
         raise ValueError("net benefit needs thresholds above 0 and below 1")
-    called, odds = q[:, None] >= t, t / (1 - t)
-
-    def benefit(weights: np.ndarray) -> np.ndarray:
-        """(draws, images), how often each radiograph was drawn -> (draws, thresholds)."""
-        found, alarmed = (weights @ (called & of_class[:, None]) for of_class in (y, ~y))
-        if prevalence is None:
-            return (found - alarmed * odds) / weights.sum(axis=1, keepdims=True)
-        positives, negatives = ((weights @ of_class)[:, None] for of_class in (y, ~y))
-        with np.errstate(invalid="ignore"):  # a draw without one class, left out below
-            return prevalence * found / positives - (1 - prevalence) * odds * alarmed / negatives
-
+    odds = t / (1 - t)
+    gained = (q[:, None] >= t) * np.where(y[:, None], 1, -odds)  # (images, thresholds): of each radiograph
     names, owner = np.unique(np.arange(len(y)) if patients is None else np.asarray(patients), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    low, high = np.nanquantile(benefit(drawn[:, owner].astype(float)), (0.025, 0.975), axis=0)
-    share = y.mean() if prevalence is None else prevalence
-    curve = {"threshold": t, "net_benefit": benefit(np.ones((1, len(y))))[0], "low": low, "high": high}
-    return pd.DataFrame(curve | {"treat_all": share - (1 - share) * odds, "treat_none": 0.0})
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, owner]
+    low, high = np.quantile(drawn @ gained / drawn.sum(axis=1, keepdims=True), (0.025, 0.975), axis=0)
+    curve = {"threshold": t, "net_benefit": gained.mean(axis=0), "low": low, "high": high}
+    return pd.DataFrame(curve | {"treat_all": y.mean() - (1 - y.mean()) * odds, "treat_none": 0.0})

@@ -167,12 +167,3 @@ def implanted(image: np.ndarray, spacing_mm: float, letter: str, profusion: int,
     after = np.interp(np.interp(rank[image], RANKS, weakened) + more, weakened, RANKS)
     after = np.interp(after, rank[used], used)
     return np.where(more > 0, np.rint(after), image).astype(image.dtype)
-
-
-def fields(shape: tuple[int, int]) -> np.ndarray:
-    """Where the lungs lie in most frontal radiographs, (height, width) of bool: a guess, where no mask is known."""
-    inside = np.zeros(shape, bool)
-    rows = slice(round(0.2 * shape[0]), round(0.65 * shape[0]))
-    for left in (0.17, 0.6):
-        inside[rows, round(left * shape[1]) : round((left + 0.23) * shape[1])] = True
-    return inside

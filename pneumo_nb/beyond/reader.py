@@ -6,9 +6,9 @@ is printed or written are pixels, numbers and words from here; the files of a fo
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -38,41 +38,21 @@ class Reader:
     def __init__(self, key: str):
         self.run = runs.load(key)
         self.net = self.run.network()
-        self.name = self.run.record["dataset"]["name"]
-        self.prepared_as = PrepareSettings.of(**prepare.read_dataset(self.name)[1]["settings"])
+        name, of = self.run.record["dataset"]["name"], self.run.settings
+        self.prepared_as = PrepareSettings.of(**prepare.read_dataset(name)[1]["settings"])
+        data = dataset.load(name, of)
+        self.run.check_fits(data)
+        self.data = replace(data, images=torch.cat([data.images, data.images[:1]]))  # the last place: for a new film
+        self.feed = dataset.Feed(self.data, torch.device("cpu"), of.channels, of.normalisation)
+        self.training = np.stack([self.small(image[0]) for image in data.images[data.part("train")].numpy()])
         self.labels, probabilities = self.run.on("validation")
         self.validation = probabilities.astype(np.float32).astype(float)  # as the network gave them
-
-    @cached_property
-    def data(self) -> dataset.Dataset:
-        """The dataset, with one place more, the last: for the radiograph that is read."""
-        data = dataset.load(self.name, self.run.settings)
-        self.run.check_fits(data)
-        return replace(data, images=torch.cat([data.images, data.images[:1]]))
-
-    @cached_property
-    def feed(self) -> dataset.Feed:
-        """What the network sees of it."""
-        return dataset.Feed(self.data, torch.device("cpu"), self.run.settings.channels, self.run.settings.normalisation)
-
-    @cached_property
-    def training(self) -> np.ndarray:
-        """The training set, small: (images, side, side)."""
-        return np.stack([self.small(image[0]) for image in self.data.images[self.data.part("train")].numpy()])
-
-    @cached_property
-    def calibrated(self) -> Callable | None:
-        """Platt's line, fitted on the validation part."""
         both = len(set(self.labels)) == 2
-        return decisions.calibration("platt", self.labels, self.validation) if both else None
-
-    @cached_property
-    def zone(self) -> tuple[float, float] | str:
-        """The two thresholds that the validation part can promise, or why it cannot."""
-        try:
-            return decisions.zone(self.labels, self.validation, SHARE, SHARE, CONFIDENCE)
+        self.calibrated = decisions.calibration("platt", self.labels, self.validation) if both else None
+        try:  # two thresholds, or why there are none
+            self.zone = decisions.zone(self.labels, self.validation, SHARE, CONFIDENCE)
         except ValueError as few:
-            return str(few) if len(self.labels) else NO_VALIDATION
+            self.zone = str(few) if len(self.labels) else NO_VALIDATION
 
     def small(self, image: np.ndarray) -> np.ndarray:
         """A (size, size) radiograph as the measure of notebook 01 takes it."""
@@ -96,12 +76,12 @@ class Reader:
 
     def read(self, film: dict) -> dict:
         """A row: the probability and, by the validation part, what it is worth; how unusual the film looks."""
-        row = {"position": film["position"], "reason": film.get("reason", "")}
-        if row["reason"]:
-            return row
+        if "reason" in film:
+            return {"position": film["position"], "reason": film["reason"]}
         self.data.images[-1, 0] = torch.from_numpy(film["image"].astype(self.data.images.numpy().dtype))
         probability = loop.predict(self.net, self.feed, np.array([len(self.data.labels)]))[0]
-        row |= {"probability": probability, "called": int(probability >= self.run.record["threshold"])}
+        row = {"position": film["position"], "reason": "", "probability": probability}
+        row["called"] = int(probability >= self.run.record["threshold"])
         if self.calibrated:
             row["calibrated"] = self.calibrated([probability])[0]
             row["as_suspicious"] = (self.validation >= float(probability)).mean()
@@ -121,11 +101,10 @@ class Reader:
             told["at least as suspicious"] = f"{row['as_suspicious']:.0%} of the {validation}"
         told["the run's threshold"] = f"{threshold:g}: the film is {'at or above' if row['called'] else 'below'} it"
         told["two thresholds"] = self.zone
-        if not isinstance(self.zone, str):
-            low, high = self.zone
+        if "zone" in row:
             told["two thresholds"] = (
-                f"{row['zone']}: {SHARE:.0%} of patients reach {low:.3g}, {SHARE:.0%} of others stay below {high:.3g}"
-                f" ({CONFIDENCE:.0%} confidence each); between them nothing is promised"
+                f"{row['zone']}: {SHARE:.0%} of patients reach {self.zone[0]:.3g}, {SHARE:.0%} of others stay below"
+                f" {self.zone[1]:.3g} ({CONFIDENCE:.0%} confidence each); between them nothing is promised"
             )
         usual = f"unusual by {row['unusual']:.2f}; {ORDINARY:.0%} of its films have at most {row['ordinary_up_to']:.2f}"
         unlike = "UNLIKE IT, so the probability means little: " if row["unlike"] else ""

@@ -1,11 +1,8 @@
-"""Texture analysis, as the paper's forerunners did it: six lung zones -> numbers -> a classifier, beside a run.
+"""Texture analysis, as the paper's forerunners did it: six lung zones -> numbers -> a classifier.
 
-In: a dataset (`train.dataset`) and the runs on it. Out: features, classifiers, and their scores as `runs.Run`, so that
-`results.tables` compares them with networks on the same radiographs.
+In: a dataset (`train.dataset`). Out: features (images, zones, numbers), and classifiers fitted to them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import cv2
@@ -13,14 +10,11 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
-from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 
-from pneumo_nb import metrics
-from pneumo_nb.train import dataset, runs
+from pneumo_nb.train import dataset
 
 GREY = 16  # grey levels of co-occurrence and run lengths
 BINS = 32  # of the histograms of filtered images, from black to white
@@ -31,15 +25,16 @@ LUNG_AT, LUNG_RADII = ((0.42, 0.30), (0.42, 0.70)), (0.32, 0.16)  # ellipses tha
 
 
 def lung_fields(image: np.ndarray) -> np.ndarray:
-    """Where the lungs probably are in an equalised frontal radiograph, both (side, side); a guess for films unmasked.
+    """Where the lungs probably are in an equalised radiograph, both (height, width); a guess for films unmasked.
 
-    In each of two upright ellipses the darker part by Otsu's threshold, opened, the largest piece, closed.
+    In each of two upright ellipses the darker part by Otsu's threshold, opened, the largest piece, closed; where that
+    leaves one of the six zones empty, the ellipses themselves.
     """
-    side = len(image)
-    y, x = (np.mgrid[:side, :side] + 0.5) / side
-    smooth = cv2.GaussianBlur(np.uint8(np.clip(image, 0, 1) * 255), (0, 0), side / 50)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side // 20 * 2 + 1,) * 2)
-    found = np.zeros((side, side), bool)
+    height, width = image.shape
+    y, x = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width) + 0.5) / width
+    smooth = cv2.GaussianBlur(np.uint8(np.clip(image, 0, 1) * 255), (0, 0), width / 50)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width // 20 * 2 + 1,) * 2)
+    ellipses, found = np.zeros((2, height, width), bool)
     for centre in LUNG_AT:
         inside = ((y - centre[0]) / LUNG_RADII[0]) ** 2 + ((x - centre[1]) / LUNG_RADII[1]) ** 2 < 1
         level, _ = cv2.threshold(smooth[inside][None], 0, 255, cv2.THRESH_OTSU)
@@ -47,21 +42,21 @@ def lung_fields(image: np.ndarray) -> np.ndarray:
         _, pieces, about, _ = cv2.connectedComponentsWithStats(dark)
         largest = pieces == 1 + about[1:, cv2.CC_STAT_AREA].argmax() if len(about) > 1 else inside
         found |= cv2.morphologyEx(np.uint8(largest), cv2.MORPH_CLOSE, disc).astype(bool) & inside
-    return found
+        ellipses |= inside
+    return found if zones(found).any(axis=(1, 2)).all() else ellipses
 
 
 def zones(lungs: np.ndarray) -> np.ndarray:
-    """(side, side) bool -> (6, side, side): thirds of each lung's height, from above, left lung of the picture first.
+    """(height, width) bool -> (6, height, width): thirds of each lung, from above, left lung of the picture first.
 
     The lungs are parted at the column of the middle third that holds least lung.
     """
-    side = len(lungs)
-    middle = side // 3 + int(lungs[:, side // 3 : side - side // 3].sum(0).argmin())
-    parts = []
-    for one in (lungs & (np.arange(side) < middle), lungs & (np.arange(side) >= middle)):
+    at, column = np.arange(len(lungs))[:, None], np.arange(lungs.shape[1])
+    third, parts = len(column) // 3, []
+    middle = third + int(lungs[:, third : len(column) - third].sum(0).argmin())
+    for one in (lungs & (column < middle), lungs & (column >= middle)):
         rows = np.flatnonzero(one.any(1))
         edges = np.linspace(rows[0], rows[-1] + 1, 4).round() if len(rows) else np.zeros(4)
-        at = np.arange(side)[:, None]
         parts += [one & (at >= low) & (at < high) for low, high in pairwise(edges)]
     return np.stack(parts)
 
@@ -88,9 +83,10 @@ def differences(image: np.ndarray) -> np.ndarray:
 
     At nine angles t: fx cos t + fy sin t, and fxx cos2 t + fyy sin2 t + fxy cos t sin t, as printed where it was read.
     """
-    filtered = [image]
+    filtered, wide, (height, width) = [image], np.pad(image, 2, "edge"), image.shape
     for d in (1, 2):
-        at = {(dy, dx): _at(image, (dy * d, dx * d), "edge") for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+        rows, columns = ({step: slice(2 + step * d, 2 + step * d + n) for step in (-1, 0, 1)} for n in (height, width))
+        at = {(dy, dx): wide[rows[dy], columns[dx]] for dy in rows for dx in columns}
         fx, fy = (at[0, 1] - at[0, -1]) / 2, (at[1, 0] - at[-1, 0]) / 2
         fxx, fyy = at[0, 1] - 2 * image + at[0, -1], at[1, 0] - 2 * image + at[-1, 0]
         fxy = (at[1, 1] - at[1, -1] - at[-1, 1] + at[-1, -1]) / 4
@@ -107,15 +103,13 @@ def statistics(values: np.ndarray) -> np.ndarray:
     """
     mean, sd = values.mean(axis=1), values.std(axis=1)
     z = (values - mean[:, None]) / np.maximum(sd, 1e-9)[:, None]
-    shares = [np.unique(row, return_counts=True)[1] / len(row) for row in np.rint(values * BINS)]
-    energy, entropy = [(p**2).sum() for p in shares], [-(p * np.log2(p)).sum() for p in shares]
-    kurtosis = np.where(sd > 1e-9, (z**4).mean(axis=1) - 3, 0)
-    return np.stack([mean, sd, (z**3).mean(axis=1), kurtosis, energy, entropy], axis=1)
-
-
-def quantised(image: np.ndarray, grey: int = GREY) -> np.ndarray:
-    """Grey values from 0 to 1 as levels from 0 to grey - 1."""
-    return np.minimum((image * grey).astype(int), grey - 1)
+    bins = np.rint(values * BINS).astype(int)
+    shape, place = (len(bins), np.ptp(bins) + 1), np.arange(len(bins))[:, None]
+    counts = np.bincount((bins - bins.min() + place * shape[1]).ravel(), minlength=np.prod(shape))
+    p = counts.reshape(shape) / values.shape[1]
+    energy, entropy = (p**2).sum(axis=1), -(p * np.log2(np.where(p > 0, p, 1))).sum(axis=1)
+    kurtosis = np.where(sd > 1e-9, (z**2 * z**2).mean(axis=1) - 3, 0)
+    return np.stack([mean, sd, (z**2 * z).mean(axis=1), kurtosis, energy, entropy], axis=1)
 
 
 def co_occurrence(levels: np.ndarray, mask: np.ndarray, step: tuple[int, int], grey: int = GREY) -> np.ndarray:
@@ -155,11 +149,12 @@ def galloway(lengths: np.ndarray) -> np.ndarray:
     return np.array([short, long, *uneven, lengths.sum() ** 2 / max((lengths * length).sum(), 1)]) / runs_
 
 
-def _at(image: np.ndarray, step: tuple[int, int], beyond: str = "constant") -> np.ndarray:
-    """What lies a step (down, right) from each pixel; past the border 0 or, with `edge`, what lies on it."""
-    (down, right), (height, width) = step, image.shape
-    room = max(abs(down), abs(right))
-    return np.pad(image, room, beyond)[room + down : room + down + height, room + right : room + right + width]
+def _at(image: np.ndarray, step: tuple[int, int]) -> np.ndarray:
+    """What lies a step (down, right), each -1, 0 or 1, from each pixel; 0 past the border."""
+    there, here = ([slice(max(sign * one, 0), min(sign * one, 0) or None) for one in step] for sign in (1, -1))
+    moved = np.zeros_like(image)
+    moved[*here] = image[*there]
+    return moved
 
 
 def lung_zones(data: dataset.Dataset, position: int) -> tuple[np.ndarray, str]:
@@ -179,64 +174,35 @@ def described(data: dataset.Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
     whose, levels = [], min(WAVELET_LEVELS, data.image_size.bit_length() - 1)
     for position in range(len(data.labels)):
         image, (parts, by) = data.images[position, 0].numpy() / data.white, lung_zones(data, position)
-        energies, bank, grey = haar(image, levels) ** 2, differences(image), quantised(image)
+        energies, bank = haar(image, levels) ** 2, differences(image)
         found["wavelet"].append([energies[:, zone].mean(axis=1) for zone in parts])
         found["filter bank"].append([statistics(bank[:, zone]).ravel() for zone in parts])
+        grey, cut = np.minimum((image * GREY).astype(int), GREY - 1), []
+        for zone in parts:
+            x, y, width, height = cv2.boundingRect(np.uint8(zone))
+            cut.append([whole[y : y + height, x : x + width] for whole in (grey, zone)])
         for family, matrix, of in (("co-occurrence", co_occurrence, haralick), ("run length", run_lengths, galloway)):
-            found[family].append([np.ravel([of(matrix(grey, zone, step)) for step in STEPS]) for zone in parts])
+            found[family].append([np.ravel([of(matrix(*of_zone, step)) for step in STEPS]) for of_zone in cut])
         whose.append(by)
     return {family: np.array(rows) for family, rows in found.items()}, whose
 
 
-def classifiers(seed: int = 0) -> dict[str, tuple[BaseEstimator, dict[str, tuple]]]:
-    """Each classifier with the values that cross-validation chooses from."""
-    return {
-        "SVM, linear": (SVC(kernel="linear"), {"C": (0.001, 0.01, 0.1, 1)}),
-        "SVM, RBF": (SVC(kernel="rbf"), {"C": (0.1, 1, 10, 100)}),
-        "SVM, polynomial": (SVC(kernel="poly", coef0=1), {"C": (0.01, 0.1, 1, 10), "degree": (2, 3)}),
-        "SVM, sigmoid": (SVC(kernel="sigmoid"), {"C": (0.01, 0.1, 1, 10)}),
-        "decision tree": (DecisionTreeClassifier(random_state=seed), {"max_depth": (2, 4), "min_samples_leaf": (2, 8)}),
-        "neural network": (
-            MLPClassifier((16,), solver="lbfgs", tol=0.01, max_iter=2000, random_state=seed),
-            {"alpha": (1, 10, 100)},
-        ),
-    }
+def chosen(
+    classifier: BaseEstimator, grid: dict, features: np.ndarray, labels: np.ndarray, patients, scoring: str = "roc_auc"
+) -> GridSearchCV:
+    """The classifier with those values of the `grid` that score best in cross-validation grouped by patient, fitted.
 
-
-def chosen(name: str, features: np.ndarray, labels: np.ndarray, patients: Sequence[str], seed: int = 0) -> GridSearchCV:
-    """The classifier of that name, fitted with the values of the best AUC in cross-validation grouped by patient.
-
-    `features` (images, numbers), `labels` and `patients` (images,) are the training set's. A ValueError if a class has
-    fewer than two patients.
+    `features` (images, numbers), `labels` and `patients` (images,) are the training set's. There are FOLDS folds, or
+    fewer where one would have one class only; a ValueError where two are too many.
     """
-    fewest = pd.Series(patients).groupby(labels).nunique().reindex([0, 1], fill_value=0).min()
-    if fewest < 2:
-        raise ValueError(f"a class of the training set has {fewest} patients: cross-validation needs two or more")
-    folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    model, grid = classifiers(seed)[name]
-    pipeline, of_model = make_pipeline(StandardScaler(), model), type(model).__name__.lower()
-    grid = {f"{of_model}__{value}": choices for value, choices in grid.items()}
-    return GridSearchCV(pipeline, grid, scoring="roc_auc", cv=folds).fit(features, labels, groups=patients)
-
-
-def scores(model: GridSearchCV, features: np.ndarray) -> np.ndarray:
-    """How sure the model is, (images,): above 0 it calls pneumoconiosis."""
-    if hasattr(model, "decision_function"):
-        return model.decision_function(features)
-    return model.predict_proba(features)[:, 1] - 0.5
-
-
-@dataclass(frozen=True)
-class Beside(runs.Run):
-    """Scores on the radiographs of a network's run, in a run's form; its probability is a score, its threshold 0."""
-
-    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-
-def beside(run: runs.Run, images: Sequence[str], scored: np.ndarray) -> Beside:
-    """`scored` (images,) of the radiographs with these ids as what `results.tables` compares with that run."""
-    told = run.predictions.assign(probability=run.predictions["image_id"].map(dict(zip(images, scored, strict=True))))
-    tested = told[told["split"] == "test"]
-    counts = vars(metrics.Counts.of(tested["label"], tested["probability"] >= 0))
-    auc = metrics.auc(tested["label"], tested["probability"])
-    return Beside(run.key, run.record | {"threshold": 0.0, "test": counts, "test_auc": auc}, run.reference, told)
+    most = pd.Series(patients).groupby(labels).nunique().nlargest(2)
+    fewest = most.min() if len(most) == 2 else 0
+    model = Pipeline([("standardised", StandardScaler()), ("classifier", classifier)])
+    grid = {f"classifier__{name}": values for name, values in grid.items()}
+    for number in range(min(FOLDS, fewest), 1, -1):
+        cut = StratifiedGroupKFold(number, shuffle=True, random_state=0)
+        folds = list(cut.split(features, labels, patients))
+        if all(len(set(labels[part])) > 1 for fold in folds for part in fold):
+            with threadpool_limits(1):  # threads would wait for each other more than they calculate
+                return GridSearchCV(model, grid, scoring=scoring, cv=folds).fit(features, labels)
+    raise ValueError(f"a class of the training set has {fewest} patients: cross-validation needs two or more")

@@ -33,7 +33,7 @@ OTHERS = TrainSettings.of(
     epoch_reported="best_test", threshold=0.3,
 )  # fmt: skip
 GUIDELINES = ("CLAIM 2024", "TRIPOD+AI")
-FIELDS = sorted({field for cell in checklist.items()["fields"] for field in cell.split()})
+FIELDS = sorted({field for cell in checklist.ITEMS["fields"] for field in cell.split()})
 
 
 def filled(manifest=MANIFEST, about=ABOUT, record=RECORD):
@@ -45,7 +45,7 @@ BEFORE = filled()
 
 
 def test_all_44_items_of_claim_and_all_27_of_tripod_are_there():
-    by_guideline = checklist.items().groupby("guideline")["item"].agg(list)
+    by_guideline = checklist.ITEMS.groupby("guideline")["item"].agg(list)
     assert by_guideline["CLAIM 2024"] == [str(number) for number in range(1, 45)]
     numbers = [re.sub("[a-z]", "", item) for item in by_guideline["TRIPOD+AI"]]
     assert list(dict.fromkeys(numbers)) == [str(number) for number in range(1, 28)]
@@ -89,7 +89,7 @@ def test_a_filled_cell_changes_when_its_record_does_and_no_other_cell(field):
     else:
         after = filled(**({"about": changed(ABOUT, path)} if kind == "dataset" else {"record": changed(RECORD, path)}))
     differs = set(after.index[after["records"] != BEFORE["records"]])
-    of_field = checklist.items().set_index(["guideline", "item"])["fields"].str.split()
+    of_field = checklist.ITEMS.set_index(["guideline", "item"])["fields"].str.split()
     names = {(guideline, item) for (guideline, item), fields in of_field.items() if field in fields}
     assert names <= differs
     if kind in ("dataset", "manifest"):

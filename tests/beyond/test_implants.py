@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pneumo_nb import metrics, paths, prepare, settings
-from pneumo_nb.beyond import implants
+from pneumo_nb.beyond import implants, texture
 from pneumo_nb.phantom import beam, disease, radiograph
 from pneumo_nb.prepare.convert import equalise
 from pneumo_nb.results import comparisons
@@ -33,7 +33,8 @@ def test_without_more_attenuation_it_is_the_healthy_phantom(index):
 def test_the_same_seed_gives_the_same_bytes():
     first, again, other = (implants.trial(1, (0, 5), 2, seed, **TINY)[0] for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes() != other.tobytes()
-    film, lungs = implants.shown(first), implants.fields(first.shape)
+    film = implants.shown(first)
+    lungs = texture.lung_fields(film / 255)
     made = [implants.implanted(film, 1.6, "r", 1, lungs, seed).tobytes() for seed in (0, 0, 1)]
     assert made[0] == made[1] != made[2]
 
@@ -101,7 +102,7 @@ def test_the_local_slope_gives_opacities_the_contrast_that_their_attenuation_giv
 def test_implants_change_the_lungs_alone_and_make_them_brighter(bits, equalised):
     _, _, detected = implants.healthy(2, 0, **SMALL)
     film = implants.shown(detected(0), bits, equalised)
-    lungs = implants.fields(film.shape)
+    lungs = texture.lung_fields(equalise(film) / np.iinfo(film.dtype).max)
     ill = implants.implanted(film, 0.6, "q", 2, lungs, 0)
     assert ill.dtype == film.dtype and (ill >= film).all() and ill[lungs].mean() > film[lungs].mean()
     near = cv2.dilate(lungs.astype(np.uint8), np.ones((9, 9))) > 0
