@@ -10,14 +10,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+import psutil
 import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -26,9 +28,10 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from pneumo_nb import pages, paths, settings
+from pneumo_nb import pages, paths, processes, settings
 from pneumo_nb.train import machine, reference, runs, sweep
 
+ROOM, SMALL = 6 * 2**30, 256  # bytes of free memory, and pixels a side, with which two notebooks run at once
 STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
 
 
@@ -129,7 +132,6 @@ def reproduce(
         for left in (folder, paths.report()):
             paths.clear(left)
         if jobs > 1:
-            cluster.enter_context(sweep.as_shipped())
             address = cluster.enter_context(sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))))
             for given in assigned.values():
                 given |= {"SCHEDULER": address} if "SCHEDULER" in given else {}
@@ -141,11 +143,7 @@ def reproduce(
         if kept:
             numbers = ", ".join(name[:2] for name in kept)
             print(f"as before, since nothing has changed: {numbers} (--only runs any of them anew)", file=sys.stderr)
-        failures = {}
-        with _private() as kernel:
-            for path in tqdm([path for path in chosen if path.name not in kept], desc="notebooks", unit="notebook"):
-                if failure := _execute(path, folder, assigned[path], kernel):
-                    failures[path.name] = failure
+        failures = _execute_all([path for path in chosen if path.name not in kept], folder, assigned, values)
         first = pages.report(folder, [path.name for path in notebooks()], kept)
         if reference and not failures:
             _keep(reference, dataset, command)
@@ -181,7 +179,33 @@ def _hashes(files: Iterable[Path]) -> list[tuple[str, str]]:
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in there]
 
 
-def _execute(source: Path, folder: Path, values: dict[str, Any], kernel: dict[str, Any]) -> str:
+def _execute_all(
+    chosen: Sequence[Path], folder: Path, assigned: dict[Path, dict[str, Any]], values: dict[str, Any]
+) -> dict[str, str]:
+    """Run these notebooks; returns how each failed that did, by its name.
+
+    Without a GPU two run at once where there is room, each with half of the cores, since small networks train hardly
+    faster on more: but 00 and 01 before the others, which need the dataset, and the last, the report, after them.
+    """
+    small = int(values.get("IMAGE_SIZE", 0)) <= SMALL
+    share = processes.cores() // 2 if runs.device(values.get("DEVICE", "auto"), elsewhere=True).type == "cpu" else 0
+    lanes = ThreadPoolExecutor(2 if share and small and psutil.virtual_memory().available > ROOM else 1)
+    ended = {}
+    with _private(share) as start, tqdm(desc="notebooks", unit="notebook", total=len(chosen)) as bar:
+        try:
+            for _, together in groupby(chosen, lambda path: (path.name > "02") + (path == notebooks()[-1])):
+                begun = {lanes.submit(_execute, path, folder, assigned[path], start): path for path in together}
+                for execution in as_completed(begun):
+                    ended[begun[execution].name] = execution.result()
+                    bar.update()
+        except BaseException:
+            lanes.shutdown(wait=False, cancel_futures=True)
+            paths.clear(folder)
+            raise
+    return {name: failure for name, failure in ended.items() if failure}
+
+
+def _execute(source: Path, folder: Path, values: dict[str, Any], start: Callable) -> str:
     """Run one notebook; the executed copy takes its place only when it is complete, or to show where it failed.
 
     What the notebook writes to stderr, as when it waits for another process, is shown at once.
@@ -189,6 +213,7 @@ def _execute(source: Path, folder: Path, values: dict[str, Any], kernel: dict[st
     failure = ""
     with paths.whole(folder / source.name) as beside:
         try:
+            kernel = start(source.name[:2])
             papermill.execute_notebook(source, beside, values, progress_bar=False, stderr_file=sys.stderr, **kernel)
         except PapermillExecutionError as error:
             said = next(iter(error.evalue.splitlines()), "")
@@ -218,24 +243,31 @@ def _leave_out_places(notebook: nbformat.NotebookNode) -> None:
 
 
 @contextmanager
-def _private() -> Iterator[dict[str, Any]]:
-    """How a kernel is started, one at a time: with this Python, whatever else is called python3, and in private.
+def _private(threads: int) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """How kernels are started: with this Python, whatever else is called python3, and in private.
 
-    It is reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine can.
-    What it writes for itself goes there too: a home may not be there, or be full of somebody's settings.
+    They are reached by socket files in a folder that only this user can open, not by TCP ports that the whole machine
+    can. What they write for themselves goes there too: a home may not be there, or be full of somebody's settings. They
+    calculate with so many `threads`, unless it is 0 or the user has said another number.
     """
     short = len(os.fsencode(tempfile.gettempdir())) <= paths.SOCKETS
     with tempfile.TemporaryDirectory(prefix="pneumo_nb-", dir=None if short else "/tmp") as folder:
         surroundings = {"IPYTHONDIR": folder, "JUPYTER_RUNTIME_DIR": folder}
         if not os.access(os.environ.get("HOME", ""), os.W_OK):
             surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)
+        if threads:
+            surroundings["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
         launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         launch += ["--InteractiveShellApp.ignore_cwd=True"]  # as for the command itself: see __main__
         spec = KernelSpec(argv=launch, env=surroundings, display_name="Python 3", language="python")
         kernel = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
-        reached = {"transport": "ipc", "ip": f"{folder}/kernel", "connection_file": f"{folder}/kernel.json"}
+
+        def start(number: str) -> dict[str, Any]:
+            reached = {"transport": "ipc", "ip": f"{folder}/{number}", "connection_file": f"{folder}/{number}.json"}
+            return {"kernel_manager_class": kernel, "config": Config({"KernelManager": reached})}
+
         logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of settings that no cell declares
-        yield {"kernel_manager_class": kernel, "config": Config({"KernelManager": reached})}
+        yield start
 
 
 def _keep(name: str, dataset: str, command: str) -> None:

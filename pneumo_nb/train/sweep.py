@@ -49,7 +49,7 @@ def train_columns(columns: dict[str, TrainSettings], seeds: Sequence[int], *how,
 
 
 @contextmanager
-def as_shipped() -> Iterator[None]:
+def _as_shipped() -> Iterator[None]:
     """Dask as it comes, here and in what is started meanwhile, whatever a site's or a user's files and variables say.
 
     A cluster of this machine's own processes needs no certificates, plugins or ports of somebody else's cluster.
@@ -89,6 +89,7 @@ def cluster(jobs: int, device: torch.device) -> Iterator[str]:
         own = [{"env": env | {"CUDA_VISIBLE_DEVICES": gpu}, "resources": {"GPU": 1}} for gpu in gpus]
     workers = {number: {"cls": Nanny, "options": common | options} for number, options in enumerate(own)}
     with (
+        _as_shipped(),
         tempfile.TemporaryDirectory(prefix="pneumo_nb-") as folder,
         # Dask's own number of threads, 1, would also be set in this process, and so in the notebooks it starts
         dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "temporary-directory": folder}),
