@@ -1,6 +1,7 @@
 """How fast training is beside the reference recipe, on the same radiographs, in the same run.
 
     python -m tests.benchmarks.bench_training --at smoke            two CPU cores, minutes
+    python -m tests.benchmarks.bench_training --at smoke --set in_memory_mib=0       the same from a file, not memory
     python -m tests.benchmarks.bench_training --at paper --device cuda --set precision=tf32
 
 Each network is trained as `pneumo_nb.train.loop.fit` does it and by `reference.py`, each in a process of its own, which
