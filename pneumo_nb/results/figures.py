@@ -215,7 +215,9 @@ def roc_and_precision_recall(
 
     `points` are confusion matrices to mark in both panels, such as the paper's. The legends give the median area.
     """
-    figure, ((left, right),) = panels(1, 2, (10, 4.8 + 0.1 * (len(curves) + len(points or {}))))
+    names = [*curves, *(points or {})]
+    columns = 1 if max(map(len, names)) > 20 else 2
+    figure, ((left, right),) = panels(1, 2, (10, 4.8 + 0.2 * len(names) / columns))
     for (name, seeds), colour in zip(curves.items(), _colours(curves).values(), strict=True):
         for labels, probabilities in seeds:
             roc, curve = metrics.roc(labels, probabilities), metrics.precision_recall(labels, probabilities)
@@ -232,5 +234,5 @@ def roc_and_precision_recall(
     right.set(xlabel="recall", ylabel="precision", title="precision and recall")
     for panel in (left, right):
         panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=8, ncols=2)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=8, ncols=columns)
     return figure
