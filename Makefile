@@ -18,7 +18,7 @@ test: setup  ## every check of a change: style, the notebooks against their stor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 test-slow: setup  ## the rest: more kills, more faults, more shapes of what `make test` tries
 	$(BIN)/python -m pytest -m slow
