@@ -57,9 +57,8 @@ def fit(
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
-        _bar(
-            settings, len(training), len(done["history"]), progress
-        ) as bar,  # it starts a thread, which no core is to hold
+        # before cores are held, since the bar starts a thread
+        _bar(settings, len(training), len(done["history"]), progress) as bar,
         machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
