@@ -109,7 +109,8 @@ def test_an_unknown_option_is_refused_by_name(capsys):
 
 
 COMMAND = """
-import runpy
+import runpy, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 from pathlib import Path
 from pneumo_nb import paths
 paths.notebooks = lambda: Path("notebooks").resolve()
