@@ -143,7 +143,7 @@ def reproduce(
         if kept:
             numbers = ", ".join(name[:2] for name in kept)
             print(f"as before, since nothing has changed: {numbers} (--only runs any of them anew)", file=sys.stderr)
-        failures = _execute_all([path for path in chosen if path.name not in kept], folder, assigned, values)
+        failures = _execute_all([path for path in chosen if path.name not in kept], folder, assigned)
         first = pages.report(folder, [path.name for path in notebooks()], kept)
         if reference and not failures:
             _keep(reference, dataset, command)
@@ -179,16 +179,15 @@ def _hashes(files: Iterable[Path]) -> list[tuple[str, str]]:
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in there]
 
 
-def _execute_all(
-    chosen: Sequence[Path], folder: Path, assigned: dict[Path, dict[str, Any]], values: dict[str, Any]
-) -> dict[str, str]:
+def _execute_all(chosen: Sequence[Path], folder: Path, assigned: dict[Path, dict[str, Any]]) -> dict[str, str]:
     """Run these notebooks; returns how each failed that did, by its name.
 
     Without a GPU two run at once where there is room, each with half of the cores, since small networks train hardly
     faster on more: but 00 and 01 before the others, which need the dataset, and the last, the report, after them.
     """
-    small = int(values.get("IMAGE_SIZE", 0)) <= SMALL
-    share = processes.cores() // 2 if runs.device(values.get("DEVICE", "auto"), elsewhere=True).type == "cpu" else 0
+    given = {name: value for values in assigned.values() for name, value in values.items()}  # as `check` has read them
+    small, device = given.get("IMAGE_SIZE", 0) <= SMALL, runs.device(given.get("DEVICE", "auto"), elsewhere=True)
+    share = processes.cores() // 2 if device.type == "cpu" else 0
     lanes = ThreadPoolExecutor(2 if share and small and psutil.virtual_memory().available > ROOM else 1)
     ended = {}
     with _private(share) as start, tqdm(desc="notebooks", unit="notebook", total=len(chosen)) as bar:
