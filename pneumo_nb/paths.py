@@ -110,6 +110,12 @@ def whole(path: Path) -> Iterator[Path]:
             beside.unlink()
 
 
+def write(path: Path, content: bytes | memoryview | str) -> None:
+    """Write a file `whole`; text as UTF-8."""
+    with whole(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def alone(lock: Path, work: str) -> Iterator[None]:
     """Hold the file `lock`; while another process holds it, say that `work` is in other hands, and wait.

@@ -51,6 +51,12 @@ class Settings(BaseModel):
         return digest(self.model_dump())
 
 
+def refuse(wrong: Any, reason: str, kind: type[Exception] = ValueError) -> None:
+    """Raise the error, with its one line, if anything is `wrong`."""
+    if wrong:
+        raise kind(reason)
+
+
 def digest(content: Any) -> str:
     """SHA-256 of plain content (dicts, lists, numbers, text) in canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,6 @@ import base64
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -63,13 +62,11 @@ class Reader:
         tasks = [convert.Task(file, f"film{place}", sources.Row(), place) for place, file in enumerate(files, start=1)]
         with tempfile.TemporaryDirectory() as aside:
             (Path(aside) / "images").mkdir()
-            one = partial(convert.convert, convert.Job(folder, Path(aside), self.prepared_as, key=b""))
-            workers = min(len(tasks), processes.cores())
-            for task, told in processes.spread(one, tasks, workers, imports=convert.LOADED):
-                told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
+            job = convert.Job(folder, Path(aside), self.prepared_as, key=b"")
+            for task, told in convert.convert_all(job, tasks, min(len(tasks), processes.cores())):
                 if "reason" not in told:
                     kept = Path(aside) / told["file"]
-                    picture = cv2.imdecode(np.frombuffer(kept.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+                    picture = images.decode(kept.read_bytes())
                     kept.unlink()
                     told |= {"image": dataset.square(picture, self.run.settings.image_size, self.run.settings.fit)}
                 yield {"position": task.position} | told
@@ -152,7 +149,6 @@ def answer(source: Path, key: str, page: bool = False) -> str:
     words = reader.words(reader.read(film))
     if page:
         written = paths.root() / "outputs" / "readings" / f"{key}-{film['sha256'][:12]}.html"
-        with paths.whole(written) as file:
-            file.write_text(reader.page(film, words), encoding="utf-8")
+        paths.write(written, reader.page(film, words))
         words["page"] = str(written.relative_to(paths.root()))
     return "".join(f"{name}: {text}\n" for name, text in (words | {"note": NOTE}).items())

@@ -2,16 +2,18 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from pneumo_nb import paths
+from pneumo_nb import paths, processes
 from pneumo_nb.prepare import burned_in, dicom, images, pseudonyms
-from pneumo_nb.prepare.dicom import Rejected
+from pneumo_nb.prepare.images import Rejected, refuse
 from pneumo_nb.prepare.manifest import PLACEHOLDER, UNKNOWN
 from pneumo_nb.prepare.sources import DISEASE, Row
 from pneumo_nb.settings import COVERED, PrepareSettings
@@ -92,19 +94,23 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         return {"reason": str(rejected)}
     text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
     if text and job.suspects:
-        with paths.whole(job.suspects / f"{task.image_id}.png") as crop:
-            crop.write_bytes(images.encode(burned_in.crop(picture, text), "png"))
+        crop = images.encode(burned_in.crop(picture, text), "png")
+        paths.write(job.suspects / f"{task.image_id}.png", crop)
     if text and job.settings.burned_in == "refuse":
         return {"reason": "its pixels seem to show text (burned_in = refuse)", "suspected_text": len(text)}
     return entry | {"suspected_text": len(text)} | _write(job, task, picture, masks, entry["spacing_mm"])
 
 
+def convert_all(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Each task with what `convert` tells of it, in the order in which they end, from so many guarded processes."""
+    for task, told in processes.spread(partial(convert, job), tasks, workers, imports=LOADED):
+        yield task, {"reason": told.reason} if isinstance(told, processes.Lost) else told
+
+
 def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """The radiograph, and what its manifest tells of the source; names, dates and UIDs go no further than here."""
-    if task.row is None:
-        raise Rejected("it has no row in the labels CSV")
-    if task.row.view in dicom.OTHER_VIEWS:
-        raise Rejected("the labels CSV says that it is not a frontal view")
+    refuse(task.row is None, "it has no row in the labels CSV")
+    refuse(task.row.view in dicom.OTHER_VIEWS, "the labels CSV says that it is not a frontal view")
     (kind, content), how = images.load(job.source / task.file), job.settings
     if kind == "dicom":
         picture, facts = dicom.read(content, how.voi, how.bits, how.polarity)
@@ -141,10 +147,9 @@ def _patient(task: Task, named: str) -> tuple[str, str]:
 
 def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarray], spacing: float | None) -> dict:
     """Write the refined picture and its masks at the same size; return what the manifest tells of them."""
-    image = refine(picture, job.settings)
-    (height, width), files = image.shape, {}
-    name = f"{job.images}/{task.image_id}.{job.settings.format}"
-    files[name] = images.encode(image, job.settings.format, job.settings.quality)
+    image, name = refine(picture, job.settings), f"{job.images}/{task.image_id}.{job.settings.format}"
+    height, width = image.shape
+    files = {name: images.encode(image, job.settings.format, job.settings.quality)}
     for shown, mask in masks.items():
         share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
         small = np.where(share >= 255 * COVERED[shown], 255, 0).astype(np.uint8)
@@ -158,6 +163,5 @@ def _write(job: Job, task: Task, picture: np.ndarray, masks: dict[str, np.ndarra
 
 def _mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     mask = images.decode(images.load(path)[1])
-    if mask.shape != shape:
-        raise Rejected("its mask has another size or is not grey")
+    refuse(mask.shape != shape, "its mask has another size or is not grey")
     return np.where(mask > np.iinfo(mask.dtype).max // 2, 255, 0).astype(np.uint8)

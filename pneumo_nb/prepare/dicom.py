@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pneumo_nb.prepare import images
-from pneumo_nb.prepare.images import Rejected
+from pneumo_nb.prepare.images import Rejected, refuse
 
 CUT_DELIMITER = re.compile(rb"\xfe\xff\xdd\xe0\0{0,3}\Z")  # of the encoded pixels, with less than its four zeros
 
@@ -98,8 +98,7 @@ class _Header:
 
     def whole(self, keyword: str, otherwise: int | None = None) -> int:
         number = self.first(keyword, otherwise)
-        if number is None:
-            raise Rejected(f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
+        refuse(number is None, f"{keyword} is {'not a number' if keyword in self.faulty else 'missing'}")
         return int(number)
 
     def naming(self, closed: set[str], descriptions: Sequence[str]) -> str:
@@ -175,15 +174,12 @@ def _refuse_kind(header: _Header) -> None:
     from pydicom.uid import UID_dictionary
 
     modality, photometric = header.text("Modality"), header.text("PhotometricInterpretation")
-    if modality not in MODALITIES:
-        raise Rejected(f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
+    refuse(modality not in MODALITIES, f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
     sop = str(header.value("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID") or "")
-    if sop not in SOP_CLASSES:
-        name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
-        raise Rejected(f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
+    name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
+    refuse(sop not in SOP_CLASSES, f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray, Secondary Capture")
     frames, samples = header.whole("NumberOfFrames", 1) or 1, header.whole("SamplesPerPixel", 1) or 1
-    if frames != 1:
-        raise Rejected(f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
+    refuse(frames != 1, f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
     if photometric not in SAMPLES:
         raise Rejected(f"PhotometricInterpretation is {_shown(photometric, OTHER_COLOURS)}, not MONOCHROME1 or 2")
     if samples != SAMPLES[photometric]:
@@ -191,8 +187,7 @@ def _refuse_kind(header: _Header) -> None:
     header.elements.NumberOfFrames, header.elements.SamplesPerPixel = 1, samples  # as pydicom asks for
     if header.text("BurnedInAnnotation") == "YES":
         raise Rejected("BurnedInAnnotation is YES: its pixels hold text that may identify the patient")
-    if "PixelData" not in header.elements:
-        raise Rejected("PixelData is missing")
+    refuse("PixelData" not in header.elements, "PixelData is missing")
     stored, allocated = header.whole("BitsStored"), header.whole("BitsAllocated")
     if allocated not in (8, 16) or not 2 <= stored <= allocated:
         raise Rejected(f"BitsStored {stored} of BitsAllocated {allocated}: 2 to 16 of 8 or 16 are read")
@@ -237,8 +232,7 @@ def _body_part(header: _Header) -> tuple[str, str]:
 def _view(header: _Header) -> tuple[str, str]:
     """PA, AP or '', and elements that contradict each other; Rejected if the view is not a frontal one."""
     view = header.text("ViewPosition")
-    if view in OTHER_VIEWS:
-        raise Rejected(f"ViewPosition is {view}, not PA or AP")
+    refuse(view in OTHER_VIEWS, f"ViewPosition is {view}, not PA or AP")
     meaning, words, modifiers = _coded(header, "ViewCodeSequence", "ViewModifierCodeSequence")
     coded = next((name for name, parts in VIEW_WORDS.items() if any(part <= words for part in parts)), "")
     if words & NOT_FRONTAL or (meaning and not coded and "FRONTAL" not in words):
@@ -251,8 +245,7 @@ def _view(header: _Header) -> tuple[str, str]:
     lateral = header.naming({"LAT", "LATERAL"}, DESCRIPTIONS[:-1])
     if str((header.value("PatientOrientation") or [""])[0])[:1].upper() in ("A", "P"):
         lateral = "PatientOrientation begins with A or P"
-    if lateral and not coded:
-        raise Rejected(f"it is a lateral view: {lateral}")
+    refuse(lateral and not coded, f"it is a lateral view: {lateral}")
     return coded, ""
 
 

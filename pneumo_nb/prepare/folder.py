@@ -11,9 +11,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +24,7 @@ from pneumo_nb.prepare import convert, manifest, pseudonyms, sources
 from pneumo_nb.prepare.convert import Job, Task
 from pneumo_nb.prepare.manifest import Journal
 from pneumo_nb.prepare.splits import split
-from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom
+from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom, refuse
 
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
@@ -60,8 +59,7 @@ def prepare(
         if not _done(folder, fingerprint):
             _clear(folder, part)
             job = Job(source, part, settings, key, paths.suspected_text(name))
-            for needed in (part, job.suspects):
-                needed.mkdir(parents=True, exist_ok=True)
+            part.mkdir(exist_ok=True)
             try:
                 with Journal(part.with_suffix(".journal")) as journal:
                     _convert(job, files, rows, journal, progress, workers)
@@ -117,8 +115,7 @@ def _look_through(
 ) -> tuple[list[str], dict[str, sources.Row] | None]:
     """The files of the source and what its labels say of them, or a ValueError before any work."""
     files, rows = sources.read(source, labels, settings.split == "given", layout)
-    if not files:
-        raise ValueError("the source folder holds no files: it must hold DICOM, JPG or PNG files")
+    refuse(not files, "the source folder holds no files: it must hold DICOM, JPG or PNG files")
     if paths.prepared().resolve().is_relative_to(source):
         raise ValueError("the source folder contains data/prepared: choose the folder of the radiographs only")
     if rows and settings.split != "given":  # files that are rejected later may still make a class too small
@@ -130,8 +127,7 @@ def _look_through(
 def _check(name: str, workers: int | None) -> None:
     if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
         raise ValueError(f"{name!r} cannot name a dataset: use up to 64 letters, digits, '-' and '_'")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers = {workers}: there must be at least 1")
+    refuse(workers is not None and workers < 1, f"workers = {workers}: there must be at least 1")
 
 
 def _record(source: Path) -> str:
@@ -165,20 +161,17 @@ def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: lis
         state.update(repr((file, rows[file])).encode("utf-8", "surrogateescape"))
     masks = [mask for row in rows.values() for mask in row.masks.values()]
     for path in [source / file for file in files] + sorted(masks):
-        try:
+        with suppress(FileNotFoundError):  # since it was listed; converting it will give the reason
             found = path.lstat()
-        except FileNotFoundError:  # since it was listed; converting it will give the reason
-            continue
-        state.update(os.fsencode(path.relative_to(source) if path.is_relative_to(source) else path))
-        state.update(f"\0{found.st_size} {found.st_mtime_ns} {found.st_mode}\0".encode())
+            state.update(os.fsencode(path.relative_to(source) if path.is_relative_to(source) else path))
+            state.update(f"\0{found.st_size} {found.st_mtime_ns} {found.st_mode}\0".encode())
     return state.hexdigest()
 
 
 def _done(folder: Path, fingerprint: str) -> bool:
-    try:
+    with suppress(OSError, ValueError, KeyError):
         return json.loads((folder / "dataset.json").read_text())["fingerprint"] == fingerprint
-    except (OSError, ValueError, KeyError):
-        return False
+    return False
 
 
 def _convert(
@@ -193,8 +186,7 @@ def _convert(
     )
     workers = workers or (processes.cores() if len(files) >= FEW else 1)
     with tqdm(total=len(files), initial=len(done), desc="prepare", unit=" files", disable=not progress) as bar:
-        for task, told in processes.spread(partial(convert.convert, job), tasks, workers, imports=convert.LOADED):
-            told = {"reason": told.reason} if isinstance(told, processes.Lost) else told
+        for task, told in convert.convert_all(job, tasks, workers):
             journal.add({"position": task.position, "file": task.image_id} | told)
             bar.update()
 
@@ -213,7 +205,7 @@ def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerpri
     for crop in job.suspects.glob("*.png"):
         if crop.stem not in suspects:  # an earlier preparing left it
             crop.unlink()
-    if not suspects:
+    if not suspects and job.suspects.is_dir():
         job.suspects.rmdir()
 
 
@@ -222,8 +214,6 @@ def _keep_examples(job: Job, files: list[str], accepted: pd.DataFrame) -> list[s
     first = accepted.drop_duplicates("label").sort_values("label", ascending=False)
     tasks = [Task(files[row.position - 1], row.image_id, sources.Row()) for row in first.itertuples()]
     as_read = job.settings.varied(equalise="none", downsize=1, format="png", burned_in="ignore")
-    again = partial(convert.convert, replace(job, settings=as_read, images="examples"))
-    for _, told in processes.spread(again, tasks, 1, imports=convert.LOADED):
-        if isinstance(told, processes.Lost) or "reason" in told:
-            raise ValueError("a source file has changed while it was prepared: run the same command again")
+    for _, told in convert.convert_all(replace(job, settings=as_read, images="examples"), tasks, 1):
+        refuse("reason" in told, "a source file has changed while it was prepared: run the same command again")
     return [task.image_id for task in tasks]

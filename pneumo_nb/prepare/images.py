@@ -5,16 +5,18 @@ import os
 import re
 import stat
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-PNG = b"\x89PNG\r\n\x1a\n"
+from pneumo_nb import settings
+
 HEADLESS = re.compile(rb"[\x02\x08]\0.\0([A-Z]{2}|..\0\0)", re.DOTALL)  # DICOM without preamble: group 2 or 8 at once
-KINDS = {"dicom": re.compile(rb".{128}DICM|" + HEADLESS.pattern, re.DOTALL)}  # by the first bytes
-KINDS |= {"jpg": re.compile(rb"\xff\xd8\xff"), "png": re.compile(re.escape(PNG))}
+PNG, END_OF_PNG = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+KINDS = rb"(?P<dicom>.{128}DICM|%b)|(?P<jpg>\xff\xd8\xff)|(?P<png>%b)" % (HEADLESS.pattern, PNG)  # by the first bytes
 JPG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, not a restart
 END_OF_JPG, START_OF_JPG = 0xD9, 0xD8
 FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -29,28 +31,28 @@ class Rejected(ValueError):
     """Why a file does not become an image: one line, without any free text from the file."""
 
 
+refuse = partial(settings.refuse, kind=Rejected)
+
+
 def load(path: Path) -> tuple[str, bytes]:
     """'dicom', 'jpg' or 'png' by the first bytes of a regular file, opened once, and all its bytes; else Rejected."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise Rejected("it is a link or not a regular file")
+        refuse(not stat.S_ISREG(path.lstat().st_mode), "it is a link or not a regular file")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
         with os.fdopen(handle, "rb") as file:
             start = file.read(132)
-            for kind, found in KINDS.items():
-                if found.match(start):
-                    return kind, start + file.read()
-            raise Rejected("it is not a DICOM, JPG or PNG file" if start else "it is empty")
+            kind = re.match(KINDS, start, re.DOTALL)
+            refuse(not kind, "it is not a DICOM, JPG or PNG file" if start else "it is empty")
+            return kind.lastgroup, start + file.read()
     except OSError as error:
         raise Rejected(f"it cannot be read ({type(error).__name__})") from None
 
 
 def refuse_size(width: int, height: int, what: str = "its size") -> None:
     """Raise Rejected for a picture too small to be a radiograph, or so large that decoding it is a danger."""
-    if min(width, height) < SMALLEST_SIDE:
-        raise Rejected(f"{what} is {width} x {height} pixels: a side must have at least {SMALLEST_SIDE}")
-    if width * height > LARGEST_PICTURE:
-        raise Rejected(f"{what} is {width} x {height} pixels, more than {LARGEST_PICTURE:,}")
+    what += f" is {width} x {height} pixels"
+    refuse(min(width, height) < SMALLEST_SIDE, f"{what}: a side must have at least {SMALLEST_SIDE}")
+    refuse(width * height > LARGEST_PICTURE, f"{what}, more than {LARGEST_PICTURE:,}")
 
 
 def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
@@ -61,12 +63,11 @@ def read(content: bytes, bits: int = 8) -> tuple[np.ndarray, dict]:
     """
     refuse_size(*_extent(content)[:2])
     picture = decode(content)
-    if picture.ndim == 3 and picture.shape[2] == 4 and picture[..., 3].min() < np.iinfo(picture.dtype).max:
+    if picture.ndim == 3 and (picture[..., 3:] < np.iinfo(picture.dtype).max).any():
         raise Rejected("its alpha channel is not opaque everywhere: save it without alpha")
     picture = one_channel(picture)
     counts = histogram(picture)
-    if np.count_nonzero(counts) == 1:
-        raise Rejected("all its pixels have one grey value")
+    refuse(np.count_nonzero(counts) == 1, "all its pixels have one grey value")
     low, high, known = used_range(counts) if picture.dtype == np.uint16 else (0, 255, "declared")
     grey, flat = spread((np.arange(len(counts)) - low) / (high - low), counts)
     facts = dict.fromkeys(("photometric", "view", "body_part", "faulty", "contradiction"), "")
@@ -127,12 +128,8 @@ def _extent(content: bytes) -> tuple[int, int, int]:
     Rejected if it ends too early.
     """
     width = height = marker = 0
-    if content.startswith(PNG):
-        place, kind = 8, b""
-        while kind != b"IEND" and place < len(content):
-            kind, place = content[place + 4 : place + 8], place + 12 + int.from_bytes(content[place : place + 4], "big")
-        if kind == b"IEND" and place <= len(content):
-            return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"), place
+    if content.startswith(PNG) and END_OF_PNG in content:  # whether it is this one's, check sums tell in decoding
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"), len(content)
     place = len(content) if content.startswith(PNG) else 2
     while marker != START_OF_JPG and (found := JPG_MARKER.search(content, place)):
         marker, place = found[1][0], found.end()

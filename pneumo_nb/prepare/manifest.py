@@ -15,7 +15,7 @@ import pandas as pd
 
 from pneumo_nb.prepare.sources import DISEASE
 from pneumo_nb.prepare.splits import REMEDY, leak_groups, overlap, split
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.settings import PrepareSettings, refuse
 
 FORMAT = 4  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
@@ -161,8 +161,7 @@ def _parts(images: pd.DataFrame, settings: PrepareSettings) -> list[str]:
         return ["none"] * len(found)
     if settings.split == "given":
         return images["split"].tolist()
-    if len(set(found)) < 2:
-        raise ValueError(f"all accepted radiographs have label {found[0]}: both classes are needed")
+    refuse(len(set(found)) < 2, f"all accepted radiographs have label {found[0]}: both classes are needed")
     if settings.split == "paper":
         return split(found, images["sha256"].tolist(), settings)
     try:

@@ -8,7 +8,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path, PurePosixPath
+
+from pneumo_nb.settings import refuse
 
 PARTS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 PARTS |= dict.fromkeys(("validation", "valid", "val"), "validation")
@@ -73,11 +76,9 @@ def layout(name: str = "", columns: str = "", positive: str = "", negative: str 
 
     `columns` is "file=Path,label=Dx", the others are "A,B". ValueError: a wrong name, or classes that are missing.
     """
-    if name and name not in LAYOUTS:
-        raise ValueError(f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
+    refuse(name and name not in LAYOUTS, f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
     pairs = [[part.strip() for part in pair.partition("=")[::2]] for pair in _listed(columns)]
-    if not all(ours and theirs for ours, theirs in pairs):
-        raise ValueError("--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
+    refuse(not all(map(all, pairs)), "--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
     chosen = LAYOUTS.get(name, Layout())
     chosen = replace(chosen, columns=chosen.columns | dict(pairs))
     if positive or negative:
@@ -113,10 +114,8 @@ def read(
         raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
     path = Path(labels) if labels else source / "labels.csv"
     if not labels and not path.is_file():
-        if layout != Layout():
-            raise ValueError("this layout needs its label file: --labels CSV")
-        if given_split:
-            raise ValueError("split=given needs a labels CSV with a column split")
+        refuse(layout != Layout(), "this layout needs its label file: --labels CSV")
+        refuse(given_split, "split=given needs a labels CSV with a column split")
         return files, None
     path = path.parent.resolve() / path.name
     files = [file for file in files if source / file != path]
@@ -199,34 +198,27 @@ def _label(classes: Iterable[str], layout: Layout) -> str:
 def _rows(
     table: list[list[str]], layout: Layout, base: Path, source: Path, files: list[str], given_split: bool
 ) -> dict[str, Row]:
-    header, names = _header(table[0], layout, given_split), {}
+    header, names, told, faults, missing = _header(table[0], layout, given_split), {}, {}, [], []
     for file in files:
         names.setdefault(_composed(PurePosixPath(file).name if layout.published else file), []).append(file)
-    rows, told, faults, missing = {}, {}, [], ""
     for number, cells in enumerate(table[1:], start=2):
         try:
-            found = any(cells) and _row(header, cells, layout, base, source, names, given_split)
-            if not found:
-                continue
-            file, row = found
-            told.setdefault(file, []).append((row.label, number))
-            if file in rows:
-                label, first = told[file][0]
-                twice = "names the file of" if label == row.label else "contradicts"
-                raise ValueError(f"{twice} row {first}: one row for each file")
-            rows[file] = row
+            if any(cells) and (found := _row(header, cells, layout, base, source, names, given_split)):
+                same = told.setdefault(found[0], [])
+                same.append((number, found[1]))
+                twice = "names the file of" if same[0][1].label == same[-1][1].label else "contradicts"
+                refuse(len(same) > 1, f"{twice} row {same[0][0]}: one row for each file")
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
-            if str(fault) == NOT_THERE:
-                missing = missing or cells[header.index("file")]
-    hints = _hint(missing, files) if missing else []
-    if several := sum(len(labels) > 1 for labels in told.values()):
-        ones = sum(max(labels)[0] == "1" for labels in told.values())
-        joined = f"as one each, 1 if any is 1, {ones} of {len(rows)} are label 1"
+            missing += [cells[header.index("file")]] if str(fault) == NOT_THERE else []
+    hints = _hint(missing[0], files) if missing else []
+    if several := sum(len(same) > 1 for same in told.values()):
+        ones = sum(any(row.label == "1" for _, row in same) for same in told.values())
+        joined = f"as one each, 1 if any is 1, {ones} of {len(told)} are label 1"
         hints += [f"{several} files have several rows: {joined}"]
-    if faults:
-        more = [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN)
-        raise ValueError("the labels CSV: " + "; ".join(faults[:SHOWN] + more + hints))
+    more = [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN)
+    refuse(faults, "the labels CSV: " + "; ".join(faults[:SHOWN] + more + hints))
+    rows = {file: same[0][1] for file, same in told.items()}
     _refuse_one_sided(rows.values(), given_split, "the labels CSV has no row")
     return rows
 
@@ -260,8 +252,7 @@ def _row(
     header: list[str], cells: list[str], layout: Layout, base: Path, source: Path, names: dict, given_split: bool
 ) -> tuple[str, Row] | None:
     """One row, checked, or None if the layout lets it pass; each ValueError reads on from 'row 7 ...'."""
-    if len(cells) != len(header):
-        raise ValueError(f"has {len(cells)} cells, the header has {len(header)}")
+    refuse(len(cells) != len(header), f"has {len(cells)} cells, the header has {len(header)}")
     value = dict(zip(header, cells, strict=True))
     label, view = value["label"], value.get("view", "")
     if layout.positive and label:
@@ -277,21 +268,16 @@ def _row(
         places = [folder / _downwards(value["file"]) for folder in (base, source)]
         inside = [_composed(str(place.relative_to(source))) for place in places if place.is_relative_to(source)]
         found = next((names[name] for name in inside if name in names), [])
-    if len(found) != 1:
-        alike = f"names {len(found)} files, of one name or equal but for its form of Unicode: rename one"
-        raise ValueError(alike if found else NOT_THERE)
-    if label not in ("0", "1"):
-        raise ValueError("has no label 0 or 1")
-    if "patient_id" in header and not value["patient_id"]:
-        raise ValueError("has no patient_id: fill in all of them, or leave the column out")
+    refuse(not found, NOT_THERE)
+    refuse(len(found) > 1, f"names {len(found)} files, of one name or equal but for its form of Unicode: rename one")
+    refuse(label not in ("0", "1"), "has no label 0 or 1")
+    refuse(value.get("patient_id") == "", "has no patient_id: fill in all of them, or leave the column out")
     part, view = value.get("split", "") if given_split else "", view.upper().removesuffix("_HORIZONTAL")
     disease = {column: value[column] for column in DISEASE if value.get(column)}
     for column, text in disease.items():
         pattern, right = DISEASE[column]
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(f"has a {column} that is not {right}")
-    if given_split and part not in PARTS.values():
-        raise ValueError("has a split that is not train, test or validation")
+        refuse(not re.fullmatch(pattern, text, re.ASCII), f"has a {column} that is not {right}")
+    refuse(given_split and part not in PARTS.values(), "has a split that is not train, test or validation")
     masks = {shown: _mask(value[column], base, source) for shown, column in MASKS.items() if value.get(column)}
     return found[0], Row(label, value.get("patient_id", ""), part, view, disease, masks)
 
@@ -304,17 +290,15 @@ def _downwards(text: str) -> str:
 
 
 def _mask(text: str, base: Path, source: Path) -> Path:
-    for folder in (base, source):
-        for form in ("NFC", "NFD"):
-            path = folder / unicodedata.normalize(form, _downwards(text))
-            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-                return path
+    for folder, form in product((base, source), ("NFC", "NFD")):
+        path = folder / unicodedata.normalize(form, _downwards(text))
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return path
     raise ValueError("names a mask that is not there")
 
 
 def _refuse_one_sided(rows: Iterable[Row], given_split: bool, nothing: str) -> None:
-    for label in ("0", "1"):
-        for part in ("train", "test") if given_split else ("",):
-            if not any((row.label, row.split) == (label, part) for row in rows):
-                where = f" and split {part}" * given_split
-                raise ValueError(f"{nothing} with label {label}{where}: both classes are needed")
+    there = {(row.label, row.split) for row in rows}
+    for label, part in product(("0", "1"), ("train", "test") if given_split else ("",)):
+        where = f" and split {part}" * given_split
+        refuse((label, part) not in there, f"{nothing} with label {label}{where}: both classes are needed")
