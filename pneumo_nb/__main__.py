@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(options: argparse.Namespace) -> int:
     from pneumo_nb import prepare
-    from pneumo_nb.settings import PrepareSettings
+    from pneumo_nb.settings import PrepareSettings, refuse
 
     settings = PrepareSettings.of(**dict(text.partition("=")[::2] for text in options.set))
     texts = (options.layout, options.columns, options.positive, options.negative)
@@ -117,8 +117,7 @@ def _prepare(options: argparse.Namespace) -> int:
         print(prepare.summary(prepare.check(options.source, options.labels, settings, **more)))
         print("this is what would be; nothing was written")
         return 0
-    if not options.name:
-        raise ValueError("prepare needs --name NAME for the dataset, or --check to write nothing")
+    refuse(not options.name, "prepare needs --name NAME for the dataset, or --check to write nothing")
     prepare.prepare(options.source, options.labels, options.name, settings, **more)
     print(prepare.summary(prepare.read_dataset(options.name)[1]))
     return 0

@@ -10,6 +10,8 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, rankdata
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_curve
 
+from pneumo_nb.settings import refuse
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -135,8 +137,7 @@ def reliability(labels: Sequence[int], probabilities: Sequence[float], bins: int
     Columns: predicted (mean probability), observed (share of positives), low and high (its Wilson interval), images.
     """
     y, q = np.asarray(labels, dtype=int), np.asarray(probabilities, dtype=float)
-    if not ((q >= 0) & (q <= 1)).all():
-        raise ValueError("a reliability curve needs probabilities from 0 to 1")
+    refuse(not ((q >= 0) & (q <= 1)).all(), "a reliability curve needs probabilities from 0 to 1")
     places = np.minimum((q * bins).astype(int), bins - 1)  # a probability of 1 belongs into the last bin
     rows = []
     for place in np.unique(places):
@@ -151,8 +152,7 @@ def correct_logit(probabilities: Sequence[float], ratio: float) -> np.ndarray:
 
     Subtracts log(ratio) from each logit: the prior correction of King and Zeng 2001, Polit. Anal. 9:137, Section 4.1.
     """
-    if not ratio > 0:
-        raise ValueError(f"ratio = {ratio}: the weight of a positive against a negative is a number above 0")
+    refuse(not ratio > 0, f"ratio = {ratio}: the weight of a positive against a negative is a number above 0")
     return expit(logit(np.asarray(probabilities, dtype=float)) - log(ratio))
 
 
@@ -162,10 +162,8 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float], rule
     `youden` maximises recall + specificity - 1; `recall90` is the highest threshold with a recall of 0.9 or more.
     A radiograph is called positive at or above the threshold.
     """
-    if len(set(labels)) < 2:
-        raise ValueError(f"threshold = {rule!r} needs both classes in the validation part; it has one")
+    refuse(len(set(labels)) < 2, f"threshold = {rule!r} needs both classes in the validation part; it has one")
     false_positives, recall, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
     wanted = {"youden": recall - false_positives, "recall90": recall >= 0.9}
-    if rule not in wanted:
-        raise ValueError(f"no threshold rule {rule!r}; the rules are {' and '.join(wanted)}")
+    refuse(rule not in wanted, f"no threshold rule {rule!r}; the rules are {' and '.join(wanted)}")
     return float(thresholds[np.argmax(wanted[rule])])

@@ -50,10 +50,8 @@ def report(folder: Path, names: list[str], kept: Sequence[str] = ()) -> Path:
         target = paths.report() / f"{path.stem}.html"
         mark = f"<!-- {settings.digest([path.read_text(encoding='utf-8'), links, STYLE])} --></html>\n"
         if not (target.is_file() and target.read_text(encoding="utf-8").endswith(mark)):
-            with paths.whole(target) as file:
-                file.write_text(page(path, links).removesuffix("</html>\n") + mark, encoding="utf-8")
-    with paths.whole(paths.report() / "index.html") as file:
-        file.write_text(index(folder.name, made, kept), encoding="utf-8")
+            paths.write(target, page(path, links).removesuffix("</html>\n") + mark)
+    paths.write(paths.report() / "index.html", index(folder.name, made, kept))
     return paths.report() / "index.html"
 
 

@@ -43,8 +43,7 @@ def notebooks(only: Sequence[str] = ()) -> list[Path]:
     """The numbered notebooks in order, or those whose number is in `only` ("02"); a ValueError names a wrong one."""
     found = {path.name[:2]: path for path in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))}
     wrong = [number for number in only if number not in found]
-    if wrong:
-        raise ValueError(f"there is no notebook {', '.join(wrong)}; there is {', '.join(found)}")
+    settings.refuse(wrong, f"there is no notebook {', '.join(wrong)}; there is {', '.join(found)}")
     return [path for number, path in found.items() if not only or number in only]
 
 
@@ -148,8 +147,7 @@ def reproduce(
         if reference and not failures:
             _keep(reference, dataset, command)
         made = _signatures({name: of for name, of in asked.items() if name not in failures}, folder)
-        with paths.whole(signed) as file:
-            file.write_text(json.dumps(before | made, indent=1))
+        paths.write(signed, json.dumps(before | made, indent=1))
     if failures:
         raise Failed("; ".join(failures.values()))
     return first

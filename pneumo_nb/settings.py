@@ -164,8 +164,7 @@ class PrepareSettings(Settings):
 
     @model_validator(mode="after")
     def _jpg_has_eight_bits(self) -> "PrepareSettings":
-        if self.bits == 16 and self.format == "jpg":
-            raise ValueError("bits = 16 needs format = png, since a JPG holds 8 bits")
+        refuse(self.bits == 16 and self.format == "jpg", "bits = 16 needs format = png, since a JPG holds 8 bits")
         return self
 
 

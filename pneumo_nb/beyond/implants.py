@@ -15,8 +15,7 @@ from scipy.integrate import cumulative_trapezoid
 from scipy.ndimage import map_coordinates
 from scipy.special import eval_laguerre
 
-from pneumo_nb.phantom import anatomy, beam, disease, radiograph
-from pneumo_nb.phantom.bodies import FIELD_MM
+from pneumo_nb.phantom import beam, disease, radiograph
 from pneumo_nb.prepare import images
 from pneumo_nb.prepare.convert import equalise
 
@@ -32,13 +31,7 @@ def healthy(index: int, seed: int = 0, width: int = 2776, height: int = 2876) ->
     Returns beam.Picture, anatomy.Chest, and a function: more attenuation (height, width), or 0 -> values (height,
     width), uint16 of 12 bits, white where dense, always with the same noise.
     """
-    radiograph.refuse_size(width, height)
-    who, extras, room, _, quanta = (np.random.default_rng([seed, index, part]) for part in range(5))
-    spacing = float(min(FIELD_MM[0] / width, FIELD_MM[1] / height) * room.choice([1.0, 0.985, 0.97]))
-    chest = anatomy.chest(who, float(np.clip(spacing, *radiograph.GRID_MM)))
-    picture = beam.Picture(width, height, spacing, chest.build.grid_mm)
-    weakened = picture.enlarged(beam.attenuation(chest), cv2.INTER_CUBIC)
-    disease.look_alikes(picture, weakened, chest, extras)
+    picture, chest, weakened, (room, _, quanta) = radiograph.healthy(index, seed, width, height)
     return picture, chest, lambda more: beam.detected(picture, weakened + more, deepcopy(room), deepcopy(quanta))
 
 

@@ -20,7 +20,7 @@ from pneumo_nb import paths, prepare, processes
 from pneumo_nb.beyond import decisions
 from pneumo_nb.prepare import convert, images, sources
 from pneumo_nb.results import interpret, overlays
-from pneumo_nb.settings import PrepareSettings
+from pneumo_nb.settings import PrepareSettings, refuse
 from pneumo_nb.train import dataset, loop, runs
 
 SHARE, CONFIDENCE = 0.9, 0.95  # of patients found, and of healthy people spared, by the two thresholds of the zone
@@ -137,15 +137,13 @@ def answer(source: Path, key: str, page: bool = False) -> str:
     reader = Reader(key)
     if source.is_dir():
         files = sources.read(source)[0]
-        if page or not files:
-            raise ValueError("a page is of one film: name a file" if page else "the folder holds no files to read")
+        refuse(page, "a page is of one film: name a file")
+        refuse(not files, "the folder holds no files to read")
         rows = sorted(map(reader.read, reader.films(source, files)), key=lambda row: row["position"])
         return pd.DataFrame(rows).to_csv(index=False, float_format="%.9g")
     (film,) = reader.films(source.parent, [source.name])
-    if "reason" in film:
-        raise ValueError(f"the file is refused: {film['reason']}")
-    if page and film["suspected_text"]:
-        raise ValueError("its pixels seem to show text, perhaps a name: leave --page out")
+    refuse("reason" in film, f"the file is refused: {film.get('reason')}")
+    refuse(page and film["suspected_text"], "its pixels seem to show text, perhaps a name: leave --page out")
     words = reader.words(reader.read(film))
     if page:
         written = paths.root() / "outputs" / "readings" / f"{key}-{film['sha256'][:12]}.html"

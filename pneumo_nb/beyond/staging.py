@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pneumo_nb.settings import TrainSettings
+from pneumo_nb.settings import TrainSettings, refuse
 from pneumo_nb.train import loop, machine, models
 from pneumo_nb.train.dataset import Dataset, Feed
 
@@ -26,8 +26,7 @@ def by_rule(profusion: np.ndarray, largest_mm: np.ndarray, overall: str = "zones
     the highest zone gives the profusion, and every zone with some counts. A ValueError names another reading.
     """
     grades, largest = np.asarray(profusion), np.asarray(largest_mm, dtype=float)
-    if overall not in ("zones", "highest"):
-        raise ValueError(f"overall = {overall!r}: zones or highest is right")
+    refuse(overall not in ("zones", "highest"), f"overall = {overall!r}: zones or highest is right")
 
     def zones_of(grade: int) -> np.ndarray:
         own = (grades >= grade).sum(axis=1)
@@ -71,7 +70,4 @@ def trained(
                 optimiser.zero_grad()
                 loss(net(feed.images(places, flips[places])), target[places]).backward()
                 optimiser.step()
-        net.eval()
-        with torch.inference_mode():
-            parts = np.array_split(np.arange(len(stages)), -(-len(stages) // machine.at_once(data.image_size, device)))
-            return np.concatenate([call(net(feed.images(part))).cpu().numpy() for part in parts])
+        return call(loop.logits(net, feed, np.arange(len(stages)))).numpy()

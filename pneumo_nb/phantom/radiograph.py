@@ -33,15 +33,9 @@ def render(
     index: int, positive: bool, width: int = 2776, height: int = 2876, seed: int = 0, mix: str = "marked"
 ) -> Phantom:
     """The radiograph of patient `index`, with or without pneumoconiosis; all else about him is the same either way."""
-    refuse_size(width, height)
     disease.refuse_mix(mix)
-    who, extras, room, dust, quanta = (np.random.default_rng([seed, index, part]) for part in range(5))
-    spacing = float(min(FIELD_MM[0] / width, FIELD_MM[1] / height) * room.choice([1.0, 0.985, 0.97]))
-    chest = anatomy.chest(who, float(np.clip(spacing, *GRID_MM)))
-    picture = beam.Picture(width, height, spacing, chest.build.grid_mm)
-    weakened = picture.enlarged(beam.attenuation(chest), cv2.INTER_CUBIC)
+    picture, chest, weakened, (room, dust, quanta) = healthy(index, seed, width, height)
     lungs = picture.enlarged(chest.lung.sum(0), cv2.INTER_LINEAR) > disease.FIELD_LUNG_MM
-    disease.look_alikes(picture, weakened, chest, extras)
     found = disease.contracted(dust, mix) if positive else Disease()
     opacities, diameters = disease.opacities(picture, weakened, chest, found, dust)
     values = beam.detected(picture, weakened, room, quanta)
@@ -51,7 +45,24 @@ def render(
     if photometric == "MONOCHROME1":
         values, centre = beam.WHITE - values, beam.WHITE + 1 - centre
     sex = "F" if chest.build.breast else "M"
-    return Phantom(values, lungs, opacities & lungs, found, diameters, photometric, float(spacing), (centre, wide), sex)
+    return Phantom(
+        values, lungs, opacities & lungs, found, diameters, photometric, picture.spacing, (centre, wide), sex
+    )
+
+
+def healthy(index: int, seed: int, width: int, height: int) -> tuple:
+    """Patient `index` without disease, before the detector: beam.Picture, anatomy.Chest, attenuation (height, width).
+
+    Last the random generators of what is still to be drawn: the room, the dust that he has breathed, the quanta.
+    """
+    refuse_size(width, height)
+    who, extras, room, *others = (np.random.default_rng([seed, index, part]) for part in range(5))
+    spacing = float(min(FIELD_MM[0] / width, FIELD_MM[1] / height) * room.choice([1.0, 0.985, 0.97]))
+    chest = anatomy.chest(who, float(np.clip(spacing, *GRID_MM)))
+    picture = beam.Picture(width, height, spacing, chest.build.grid_mm)
+    weakened = picture.enlarged(beam.attenuation(chest), cv2.INTER_CUBIC)
+    disease.look_alikes(picture, weakened, chest, extras)
+    return picture, chest, weakened, (room, *others)
 
 
 def refuse_size(width: int, height: int) -> None:

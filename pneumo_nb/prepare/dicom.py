@@ -144,8 +144,7 @@ def read(
         shape = header.text("PresentationLUTShape") if polarity == "shape" else ""
         inverse = shape == "INVERSE" if shape else facts["photometric"] == "MONOCHROME1"
         picture = images.look_up(np.roll(images.levels(grey, bits, inverse), -half), stored)
-    if picture.min() == picture.max():
-        raise Rejected(f"all its pixels have one grey value by {RENDERED_BY[facts['rendering']]}")
+    refuse(picture.min() == picture.max(), f"all its pixels have one grey value by {RENDERED_BY[facts['rendering']]}")
     return picture, facts | {"faulty": " ".join(sorted(header.faulty))}
 
 
@@ -176,8 +175,9 @@ def _refuse_kind(header: _Header) -> None:
     modality, photometric = header.text("Modality"), header.text("PhotometricInterpretation")
     refuse(modality not in MODALITIES, f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
     sop = str(header.value("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID") or "")
-    name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
-    refuse(sop not in SOP_CLASSES, f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray, Secondary Capture")
+    if sop not in SOP_CLASSES:
+        name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
+        raise Rejected(f"SOPClassUID is {name}, not Computed Radiography, Digital X-Ray or Secondary Capture")
     frames, samples = header.whole("NumberOfFrames", 1) or 1, header.whole("SamplesPerPixel", 1) or 1
     refuse(frames != 1, f"NumberOfFrames is {frames if 0 <= frames < 100_000 else 'very many'}, not 1")
     if photometric not in SAMPLES:
@@ -218,8 +218,7 @@ def _body_part(header: _Header) -> tuple[str, str]:
     """CHEST, THORAX or, if nothing names a part, 'guessed', and the side; Rejected if another part is named."""
     meaning, words, modifiers = _coded(header, "AnatomicRegionSequence", "AnatomicRegionModifierSequence")
     part, others = header.text("BodyPartExamined"), words & OTHER_BODY_PARTS
-    if part and part not in CHEST:
-        raise Rejected(f"BodyPartExamined is {_shown(part, OTHER_BODY_PARTS)}, not CHEST or THORAX")
+    refuse(part and part not in CHEST, f"BodyPartExamined is {_shown(part, OTHER_BODY_PARTS)}, not CHEST or THORAX")
     if others or (meaning and not words <= CODED_CHEST | BESIDE_CHEST):
         raise Rejected(f"AnatomicRegionSequence is {meaning or min(others)}, not the chest")
     unnamed = not part and not words & CODED_CHEST and not header.naming(CHEST, DESCRIPTIONS)

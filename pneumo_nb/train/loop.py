@@ -83,7 +83,7 @@ def fit(
 
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
     """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
-    return _logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+    return logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
 
 
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
@@ -149,19 +149,20 @@ def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> No
 
 
 def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:
-    logits, labels = _logits(net, feed, positions), feed.labels(positions).cpu()
-    loss = losses.balanced_loss(logits, labels, settings.loss, settings.scale_factor).item()
+    found, labels = logits(net, feed, positions), feed.labels(positions).cpu()
+    loss = losses.balanced_loss(found, labels, settings.loss, settings.scale_factor).item()
     _refuse_not_a_number(loss, f"on the {split} part after epoch {epoch}", settings)
-    return _row(split, logits, labels, loss, settings)
+    return _row(split, found, labels, loss, settings)
 
 
-def _logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
+def logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
+    """What the network says, (images, outputs) on the CPU, of the radiographs at these positions of the manifest."""
+    size = machine.at_once(feed.image_size, feed.device)
+    whole = np.resize(positions, -(-len(positions) // size) * size)  # a radiograph has the same bits in any batch
     net.eval()
     with torch.inference_mode():
-        size = machine.at_once(feed.image_size, feed.device)
-        whole = np.resize(positions, -(-len(positions) // size) * size)  # a radiograph has the same bits in any batch
-        logits = torch.cat([net(feed.images(some)) for some in torch.from_numpy(whole).split(size)])
-        return logits[: len(positions)].cpu()
+        parts = [net(feed.images(some)) for some in torch.from_numpy(whole).split(size)]
+        return torch.cat(parts)[: len(positions)].cpu()
 
 
 def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:

@@ -79,11 +79,9 @@ def write(name: str, trained: Sequence[Any], readme: str = "", **tables: pd.Data
         files[part] = lzma.compress(frame.to_csv(index=False, float_format=digits).encode(), preset=9)
     for title, table in tables.items():
         files[f"{title}.csv"] = table.to_csv(index=False, float_format="%.6g").encode()
-    files["README.md"] = readme.encode()
-    files[RUNS] = json.dumps([told[key] for key in sorted(told)], indent=1).encode() + b"\n"
+    files |= {"README.md": readme, RUNS: json.dumps([told[key] for key in sorted(told)], indent=1) + "\n"}
     for file, content in files.items():  # the records last: what they do not name is not there
-        with paths.whole(folder(name) / file) as beside:
-            beside.write_bytes(content)
+        paths.write(folder(name) / file, content)
     return folder(name)
 
 

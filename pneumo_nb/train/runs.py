@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from pneumo_nb import metrics, paths, settings
-from pneumo_nb.settings import TrainSettings, digest
+from pneumo_nb.settings import TrainSettings, digest, refuse
 from pneumo_nb.train import checkpoints, dataset, loop, models, reference
 
 RUN_FORMAT = 4  # of a record, and of what training means: raise it when equal settings would give other numbers
@@ -102,8 +102,7 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
 
 def device(name: str = "auto", elsewhere: bool = False) -> torch.device:
     """`auto` is the GPU where there is one; a ValueError if the one asked for is not there, nor perhaps `elsewhere`."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device = {name!r}: choose auto, cpu or cuda")
+    refuse(name not in ("auto", "cpu", "cuda"), f"device = {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not (elsewhere or torch.cuda.is_available()):
         raise ValueError("device = 'cuda', but torch finds no GPU here: choose auto or cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
@@ -125,8 +124,7 @@ def is_finished(run_key: str, weights: bool = False) -> bool:
 
 def load(run_key: str) -> Run:
     """The finished run of that key; a ValueError if there is none, or none that this version can read."""
-    if not is_finished(run_key):
-        raise ValueError(f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
+    refuse(not is_finished(run_key), f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
     name, record = ("", reference.read(paths.runs(run_key) / "record.json")) if own else reference.records()[run_key]
     if (theirs := record["format"]) != RUN_FORMAT:
@@ -183,8 +181,7 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         "record.json": json.dumps(record, indent=2).encode() + b"\n",
     }
     for name, content in files.items():
-        with paths.whole(folder / name) as file:
-            file.write_bytes(content)
+        paths.write(folder / name, content)
 
 
 def finished(dataset_hash: str) -> list[Run]:
