@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        return options.command(options) or 0
     except SystemExit as stopped:
         os._exit(stopped.code)  # all is tidy; Python's own farewell to so many modules takes seconds
     except Exception as error:
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(options: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace) -> None:
     from pneumo_nb import prepare
     from pneumo_nb.settings import PrepareSettings, refuse
 
@@ -116,14 +116,13 @@ def _prepare(options: argparse.Namespace) -> int:
     if options.check:
         print(prepare.summary(prepare.check(options.source, options.labels, settings, **more)))
         print("this is what would be; nothing was written")
-        return 0
+        return
     refuse(not options.name, "prepare needs --name NAME for the dataset, or --check to write nothing")
     prepare.prepare(options.source, options.labels, options.name, settings, **more)
     print(prepare.summary(prepare.read_dataset(options.name)[1]))
-    return 0
 
 
-def _reproduce(options: argparse.Namespace) -> int:
+def _reproduce(options: argparse.Namespace) -> int | None:
     from pneumo_nb import reproduce
 
     named = {name: value for name, value in vars(options).items() if name.isupper() and value is not None}
@@ -131,19 +130,16 @@ def _reproduce(options: argparse.Namespace) -> int:
     only = [number.strip().zfill(2) for number in options.only.split(",") if number.strip()]
     command = shlex.join(["python", "-m", "pneumo_nb", *sys.argv[1:]]).replace(f"{paths.root()}/", "")
     try:
-        first = reproduce.reproduce(values, only, options.jobs, options.reference, command)
+        print(f"report: {reproduce.reproduce(values, only, options.jobs, options.reference, command)}")
     except reproduce.Failed as failure:
         print(f"pneumo_nb: {failure}", file=sys.stderr)
         return 1
-    print(f"report: {first}")
-    return 0
 
 
-def _read(options: argparse.Namespace) -> int:
+def _read(options: argparse.Namespace) -> None:
     from pneumo_nb.beyond import reader
 
     print(reader.answer(options.source, options.run, options.page), end="")
-    return 0
 
 
 if __name__ == "__main__":

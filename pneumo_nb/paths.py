@@ -43,10 +43,7 @@ def raw(name: str) -> Path:
 
 
 def prepared(name: str = "") -> Path:
-    """The prepared dataset of that name; without a name, the folder of all of them.
-
-    A ValueError for a number: 0777 without quotes arrives as another one.
-    """
+    """The prepared dataset of that name, or the folder of all; a ValueError for a number: 0777 is another then."""
     if not isinstance(name, str):
         raise ValueError(f"DATASET = {name!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
     return root() / "data" / "prepared" / name
@@ -58,18 +55,13 @@ def suspected_text(name: str) -> Path:
 
 
 def read_dataset(name: str) -> tuple[Any, dict]:
-    """Manifest (a DataFrame, a row for each image) and dataset.json of a prepared dataset.
-
-    A ValueError lists the datasets there are.
-    """
+    """Manifest (a DataFrame, a row for each image) and dataset.json of a dataset; a ValueError lists all there are."""
     import pandas as pd
 
     if not name or not (prepared(name) / "dataset.json").is_file():
         there = sorted(found.parent.name for found in prepared().glob("[!.]*/dataset.json"))
-        raise ValueError(
-            f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}:"
-            " make one with python -m pneumo_nb prepare, or the phantom with notebook 01"
-        )
+        told = f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}"
+        raise ValueError(f"{told}: make one with python -m pneumo_nb prepare, or the phantom with notebook 01")
     manifest = pd.read_csv(prepared(name) / "manifest.csv", keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
     for column in manifest.columns.intersection(NUMBERS):
         manifest[column] = pd.to_numeric(manifest[column], errors="coerce")

@@ -17,6 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from pneumo_nb import metrics
+from pneumo_nb.settings import refuse
 
 METHODS = ("platt", "isotonic", "shift")
 NEAREST = 1e-7  # to 0 and 1 that a probability counts in a logit; float32 rounds to both
@@ -32,9 +33,8 @@ def calibration(method: str, labels: Sequence[int], probabilities: Sequence[floa
     """
     y, x = np.asarray(labels, dtype=bool), _logit(probabilities)
     positives, negatives = y.sum(), (~y).sum()
-    if not positives or not negatives:
-        counts = f"{positives} positive and {negatives} negative radiographs"
-        raise ValueError(f"calibration = {method!r} needs both classes; it got {counts}")
+    counts = f"{positives} positive and {negatives} negative radiographs"
+    refuse(not positives or not negatives, f"calibration = {method!r} needs both classes; it got {counts}")
     if method == "isotonic":
         steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         return steps.fit(np.asarray(probabilities, dtype=float), y).predict
@@ -83,10 +83,8 @@ def misses_allowed(radiographs: int, share: float = 0.9, confidence: float = 0.9
     kept = int((binom.cdf(np.arange(radiographs), radiographs, 1 - share) <= 1 - confidence).sum())
     if not kept:
         least = ceil(log(1 - confidence) / log(share))  # share^n <= 1 - confidence
-        raise ValueError(
-            f"{radiographs} radiographs cannot show that {share:.0%} of their class are called right with"
-            f" {confidence:.0%} confidence: {least} are the least"
-        )
+        cannot = f"{radiographs} radiographs cannot show that {share:.0%} of their class are called right"
+        raise ValueError(f"{cannot} with {confidence:.0%} confidence: {least} are the least")
     return kept - 1
 
 
@@ -126,8 +124,7 @@ def net_benefit(
     """
     y, q = np.asarray(labels, dtype=bool), np.asarray(probabilities, dtype=float)
     t = np.asarray(thresholds, dtype=float)
-    if not (len(t) and ((t > 0) & (t < 1)).all()):
-        raise ValueError("net benefit needs thresholds above 0 and below 1")
+    refuse(not (len(t) and ((t > 0) & (t < 1)).all()), "net benefit needs thresholds above 0 and below 1")
     odds = t / (1 - t)
     gained = (q[:, None] >= t) * np.where(y[:, None], 1, -odds)  # (images, thresholds): of each radiograph
     names, owner = np.unique(np.arange(len(y)) if patients is None else np.asarray(patients), return_inverse=True)

@@ -61,7 +61,6 @@ class Reader:
         """Each file's `position` from 1, with a `reason` or its `image` (size, size), as they end."""
         tasks = [convert.Task(file, f"film{place}", sources.Row(), place) for place, file in enumerate(files, start=1)]
         with tempfile.TemporaryDirectory() as aside:
-            (Path(aside) / "images").mkdir()
             job = convert.Job(folder, Path(aside), self.prepared_as, key=b"")
             for task, told in convert.convert_all(job, tasks, min(len(tasks), processes.cores())):
                 if "reason" not in told:
@@ -99,10 +98,9 @@ class Reader:
         told["the run's threshold"] = f"{threshold:g}: the film is {'at or above' if row['called'] else 'below'} it"
         told["two thresholds"] = self.zone
         if "zone" in row:
-            told["two thresholds"] = (
-                f"{row['zone']}: {SHARE:.0%} of patients reach {self.zone[0]:.3g}, {SHARE:.0%} of others stay below"
-                f" {self.zone[1]:.3g} ({CONFIDENCE:.0%} confidence each); between them nothing is promised"
-            )
+            (low, high), sure = self.zone, f"({CONFIDENCE:.0%} confidence each); between them nothing is promised"
+            both = f"{SHARE:.0%} of patients reach {low:.3g}, {SHARE:.0%} of others stay below {high:.3g}"
+            told["two thresholds"] = f"{row['zone']}: {both} {sure}"
         usual = f"unusual by {row['unusual']:.2f}; {ORDINARY:.0%} of its films have at most {row['ordinary_up_to']:.2f}"
         unlike = "UNLIKE IT, so the probability means little: " if row["unlike"] else ""
         return told | {"against the training set": unlike + usual}

@@ -130,8 +130,7 @@ def _characters(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int)
     alike &= (area >= 8) & (spread <= 0.4 * contrast) & (sharp >= np.maximum(12, 0.5 * contrast))
     alike[0] = False  # the background
     chosen = np.flatnonzero(alike)
-    if len(chosen) > MOST:
-        chosen = chosen[np.argsort(-sharp[chosen], kind="stable")[:MOST]]
+    chosen = np.sort(chosen[np.argsort(-sharp[chosen], kind="stable")[:MOST]])
     return np.stack([left, top, left + width, top + height], axis=1)[chosen], mean[chosen]
 
 

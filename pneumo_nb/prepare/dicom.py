@@ -109,9 +109,7 @@ class _Header:
         return ""
 
 
-def read(
-    source: str | Path | bytes, voi: bool = True, bits: int = 8, polarity: str = "shape"
-) -> tuple[np.ndarray, dict]:
+def read(source: Path | bytes, voi: bool = True, bits: int = 8, polarity: str = "shape") -> tuple[np.ndarray, dict]:
     """Render one single-frame frontal chest radiograph as it is meant to be seen: lungs dark, bones white.
 
     `source` is a path, or all bytes of a file. Returns the picture, (height, width) of uint8 or (`bits` 16) uint16, and
@@ -125,7 +123,7 @@ def read(
     with _guarded("not readable as DICOM"):
         from pydicom import dcmread
 
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = source if isinstance(source, bytes) else source.read_bytes()
         header = _Header(dcmread(BytesIO(content), force=bool(images.HEADLESS.match(content))))
         if not header.elements or CUT_DELIMITER.search(content, len(content) - 7):  # pydicom minds neither
             raise Rejected("it is cut short, or holds no elements")

@@ -98,9 +98,8 @@ def decode(content: bytes) -> np.ndarray:
 def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
     """The bytes of a JPG or PNG file without metadata. The caller writes them: cv2.imwrite is silent on a full disk."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if form == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, content = cv2.imencode(f".{form}", picture, options)
-    if not done:  # JPG has at most 65,500 pixels a side
-        raise ValueError(f"a {picture.shape[1]} x {picture.shape[0]} picture cannot be encoded as {form}")
+    done, content = cv2.imencode(f".{form}", picture, options)  # a JPG has at most 65,500 pixels a side
+    settings.refuse(not done, f"a {picture.shape[1]} x {picture.shape[0]} picture cannot be encoded as {form}")
     return content.tobytes()
 
 
@@ -123,10 +122,7 @@ def unusual(tiles: np.ndarray) -> np.ndarray:
 
 
 def _extent(content: bytes) -> tuple[int, int, int]:
-    """Width and height as a JPG or PNG says, and how many bytes it takes without what may follow it; not decoded yet.
-
-    Rejected if it ends too early.
-    """
+    """Width and height as a JPG or PNG says, and where it ends, whatever follows; Rejected if it ends too early."""
     width = height = marker = 0
     if content.startswith(PNG) and END_OF_PNG in content:  # whether it is this one's, check sums tell in decoding
         return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big"), len(content)

@@ -53,6 +53,7 @@ class Layout:
     published: bool = False  # files are named without their folders, and rows without a file are let pass
     folders: bool = False  # the class is the name of the folder: without a CSV, which only a published set may have
     views: tuple[str, ...] = ()  # the only projections that are chest radiographs; none: all
+    given_split: bool = False  # each image has its part of the split, in a column or by a folder above its class
 
 
 NIH = {"file": "Image Index", "label": "Finding Labels", "patient_id": "Patient ID", "view": "View Position"}
@@ -79,10 +80,10 @@ def layout(name: str = "", columns: str = "", positive: str = "", negative: str 
     refuse(name and name not in LAYOUTS, f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
     pairs = [[part.strip() for part in pair.partition("=")[::2]] for pair in _listed(columns)]
     refuse(not all(map(all, pairs)), "--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
-    chosen = LAYOUTS.get(name, Layout())
-    chosen = replace(chosen, columns=chosen.columns | dict(pairs))
+    chosen, classes = LAYOUTS.get(name, Layout()), {}
     if positive or negative:
-        chosen = replace(chosen, positive=_listed(positive.lower()), negative=_listed(negative.lower()))
+        classes = {"positive": _listed(positive.lower()), "negative": _listed(negative.lower())}
+    chosen = replace(chosen, columns=chosen.columns | dict(pairs), **classes)
     if not chosen.positive and (chosen.published or chosen.negative):
         raise ValueError(f"which classes are label 1? layout {name or 'of your CSV'} needs --positive CLASS[,CLASS]")
     return chosen
@@ -107,19 +108,19 @@ def read(
     which split is read only for `given_split`), or else labels.csv in `source`, or else there are no rows (None),
     unless the `layout` is one of folders. One ValueError names the first faulty rows by number, never by content.
     """
-    files, layout = _walked(source), layout or Layout()
+    files, layout = _walked(source), replace(layout or Layout(), given_split=given_split)
     if layout.folders and not labels:
-        return files, _from_folders(files, layout, given_split)
+        return files, _from_folders(files, layout)
     if layout.folders and not layout.published:
         raise ValueError("with classes as folders there is no labels CSV: leave --labels or --layout out")
     path = Path(labels) if labels else source / "labels.csv"
     if not labels and not path.is_file():
-        refuse(layout != Layout(), "this layout needs its label file: --labels CSV")
+        refuse(layout != Layout(given_split=given_split), "this layout needs its label file: --labels CSV")
         refuse(given_split, "split=given needs a labels CSV with a column split")
         return files, None
     path = path.parent.resolve() / path.name
     files = [file for file in files if source / file != path]
-    rows = _rows(_table(path), layout, path.parent, source, files, given_split)
+    rows = _rows(_table(path), layout, path.parent, source, files)
     masks = {mask for row in rows.values() for mask in row.masks.values()}
     return [file for file in files if source / file not in masks], rows
 
@@ -139,18 +140,18 @@ def _refuse_folder(error: OSError) -> None:
     raise ValueError(f"a folder within SOURCE cannot be opened ({type(error).__name__}): allow reading it") from None
 
 
-def _from_folders(files: list[str], layout: Layout, given_split: bool) -> dict[str, Row]:
+def _from_folders(files: list[str], layout: Layout) -> dict[str, Row]:
     """A Row for each file whose folder is named like a class; the nearest folder above may name the part."""
     rows = {}
     for file in files:
         *above, folder = ("", *PurePosixPath(file).parts[:-1])
         label = _label([folder, folder.removeprefix("folder_")], layout)
-        part = next(filter(None, map(_part, reversed(above))), "") if given_split else ""
-        if label and given_split and not part:
+        part = next(filter(None, map(_part, reversed(above))), "") if layout.given_split else ""
+        if label and layout.given_split and not part:
             raise ValueError("split=given needs a folder such as train, test_images or val above each class")
         if label:
             rows[file] = Row(label, split=part)
-    _refuse_one_sided(rows.values(), given_split, "no file lies in a folder")
+    _refuse_one_sided(rows.values(), layout.given_split, "no file lies in a folder")
     return rows
 
 
@@ -195,22 +196,22 @@ def _label(classes: Iterable[str], layout: Layout) -> str:
     return "1" if names & set(layout.positive) else "0" if names & (set(layout.negative) or names) else ""
 
 
-def _rows(
-    table: list[list[str]], layout: Layout, base: Path, source: Path, files: list[str], given_split: bool
-) -> dict[str, Row]:
-    header, names, told, faults, missing = _header(table[0], layout, given_split), {}, {}, [], []
+def _rows(table: list[list[str]], layout: Layout, base: Path, source: Path, files: list[str]) -> dict[str, Row]:
+    header, names, told, faults, missing = _header(table[0], layout), {}, {}, [], []
     for file in files:
         names.setdefault(_composed(PurePosixPath(file).name if layout.published else file), []).append(file)
     for number, cells in enumerate(table[1:], start=2):
         try:
-            if any(cells) and (found := _row(header, cells, layout, base, source, names, given_split)):
+            refuse(len(cells) != len(header), f"has {len(cells)} cells, the header has {len(header)}")
+            value = dict(zip(header, cells, strict=True))
+            if any(cells) and (found := _row(value, layout, base, source, names)):
                 same = told.setdefault(found[0], [])
                 same.append((number, found[1]))
                 twice = "names the file of" if same[0][1].label == same[-1][1].label else "contradicts"
                 refuse(len(same) > 1, f"{twice} row {same[0][0]}: one row for each file")
         except ValueError as fault:
             faults.append(f"row {number} {fault}")
-            missing += [cells[header.index("file")]] if str(fault) == NOT_THERE else []
+            missing += [value["file"]] if str(fault) == NOT_THERE else []
     hints = _hint(missing[0], files) if missing else []
     if several := sum(len(same) > 1 for same in told.values()):
         ones = sum(any(row.label == "1" for _, row in same) for same in told.values())
@@ -219,11 +220,11 @@ def _rows(
     more = [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN)
     refuse(faults, "the labels CSV: " + "; ".join(faults[:SHOWN] + more + hints))
     rows = {file: same[0][1] for file, same in told.items()}
-    _refuse_one_sided(rows.values(), given_split, "the labels CSV has no row")
+    _refuse_one_sided(rows.values(), layout.given_split, "the labels CSV has no row")
     return rows
 
 
-def _header(names: list[str], layout: Layout, given_split: bool) -> list[str]:
+def _header(names: list[str], layout: Layout) -> list[str]:
     """The columns by our names; one that is called as ours is but stands for something else becomes 'other ...'."""
     if any(name and number > 1 for name, number in Counter(names).items()):
         raise ValueError("the labels CSV has two columns of one name in row 1")
@@ -231,7 +232,7 @@ def _header(names: list[str], layout: Layout, given_split: bool) -> list[str]:
     if missing := sorted(set(ours) - set(names)):
         raise ValueError(f"the labels CSV has no column {', '.join(missing)} in row 1: see --layout and --columns")
     header = [ours.get(name, f"other {name}" if name in layout.columns else name) for name in names]
-    needed = ["file", "label"] + ["split"] * given_split
+    needed = ["file", "label"] + ["split"] * layout.given_split
     if not set(needed) <= set(header):
         raise ValueError(f"the labels CSV needs the columns {', '.join(needed)}, separated by commas, in row 1")
     return header
@@ -248,12 +249,8 @@ def _hint(name: str, files: list[str]) -> list[str]:
     return [f"the names of {garbled} files are not UTF-8: rename them, as by convmv -f GBK -t UTF-8"] if garbled else []
 
 
-def _row(
-    header: list[str], cells: list[str], layout: Layout, base: Path, source: Path, names: dict, given_split: bool
-) -> tuple[str, Row] | None:
+def _row(value: dict[str, str], layout: Layout, base: Path, source: Path, names: dict) -> tuple[str, Row] | None:
     """One row, checked, or None if the layout lets it pass; each ValueError reads on from 'row 7 ...'."""
-    refuse(len(cells) != len(header), f"has {len(cells)} cells, the header has {len(header)}")
-    value = dict(zip(header, cells, strict=True))
     label, view = value["label"], value.get("view", "")
     if layout.positive and label:
         classes = label.strip("[] ").split(layout.between) if layout.between else [label]
@@ -272,12 +269,12 @@ def _row(
     refuse(len(found) > 1, f"names {len(found)} files, of one name or equal but for its form of Unicode: rename one")
     refuse(label not in ("0", "1"), "has no label 0 or 1")
     refuse(value.get("patient_id") == "", "has no patient_id: fill in all of them, or leave the column out")
-    part, view = value.get("split", "") if given_split else "", view.upper().removesuffix("_HORIZONTAL")
+    part, view = value.get("split", "") * layout.given_split, view.upper().removesuffix("_HORIZONTAL")
     disease = {column: value[column] for column in DISEASE if value.get(column)}
     for column, text in disease.items():
         pattern, right = DISEASE[column]
         refuse(not re.fullmatch(pattern, text, re.ASCII), f"has a {column} that is not {right}")
-    refuse(given_split and part not in PARTS.values(), "has a split that is not train, test or validation")
+    refuse(layout.given_split and part not in PARTS.values(), "has a split that is not train, test or validation")
     masks = {shown: _mask(value[column], base, source) for shown, column in MASKS.items() if value.get(column)}
     return found[0], Row(label, value.get("patient_id", ""), part, view, disease, masks)
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from pneumo_nb import processes
 from pneumo_nb.metrics import Counts, choose_threshold
-from pneumo_nb.settings import TrainSettings
+from pneumo_nb.settings import TrainSettings, refuse
 from pneumo_nb.train import checkpoints, losses, machine, models
 from pneumo_nb.train.dataset import Dataset, Feed
 
@@ -143,9 +143,8 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
 
 
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
-    if not np.isfinite(loss):
-        rate = f"try a learning rate below {settings.learning_rate:g}"
-        raise FloatingPointError(f"the loss is not a number {where}: {rate}")
+    rate = f"try a learning rate below {settings.learning_rate:g}"
+    refuse(not np.isfinite(loss), f"the loss is not a number {where}: {rate}", FloatingPointError)
 
 
 def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:

@@ -52,12 +52,14 @@ def refuse_too_large(
     batch_size = int(trained * room / training) if room >= evaluating else 0
     image_size = int(settings.image_size * max(0.0, room / needed) ** 0.5) // 16 * 16
     ways = [f"batch_size = {batch_size}"] * (batch_size >= 1) + [f"image_size = {image_size}"] * (image_size >= 16)
-    raise MemoryError(
-        f"{settings.model} at image_size = {settings.image_size} and batch_size = {settings.batch_size} needs about"
-        f" {(moments + needed) / 2**30:.1f} GiB more; {free(device) / 2**30:.1f} GiB are free"
-        f" {'on the GPU' if device.type == 'cuda' else 'in memory'}:"
-        f" {' or '.join(ways) or 'neither fewer nor smaller images'} would fit"
-    )
+    told = f"{settings.model} at {_sizes(settings)} needs about {(moments + needed) / 2**30:.1f} GiB more"
+    where = "on the GPU" if device.type == "cuda" else "in memory"
+    there = f"{free(device) / 2**30:.1f} GiB are free {where}"
+    raise MemoryError(f"{told}; {there}: {' or '.join(ways) or 'neither fewer nor smaller images'} would fit")
+
+
+def _sizes(settings: TrainSettings) -> str:
+    return f"image_size = {settings.image_size} and batch_size = {settings.batch_size}"
 
 
 def free(device: torch.device) -> int:
@@ -101,9 +103,8 @@ def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[No
         error.with_traceback(None)  # its frames would keep the failed step's tensors
         whose = "the GPU's memory" if device.type == "cuda" else "memory"
         lower = f"lower batch_size = {settings.batch_size} or image_size = {settings.image_size}, by half to begin with"
-        raise MemoryError(
-            f"{whose} ran out while training {settings.model}: {lower}, or end what else uses it"
-        ) from None
+        told = f"{whose} ran out while training {settings.model}: {lower}"
+        raise MemoryError(f"{told}, or end what else uses it") from None
 
 
 def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: bool) -> int:
@@ -114,8 +115,8 @@ def _dry_run(settings: TrainSettings, net: nn.Module, images: int, training: boo
         try:
             logits = net(batch)
         except (ValueError, RuntimeError) as error:
-            sizes = f"image_size = {settings.image_size} and batch_size = {settings.batch_size}"
-            raise ValueError(f"{settings.model} cannot train at {sizes}: {str(error).splitlines()[0]}") from None
+            said = str(error).splitlines()[0]
+            raise ValueError(f"{settings.model} cannot train at {_sizes(settings)}: {said}") from None
         if training:
             logits.sum().backward()
     return batch.nbytes + alive.most
