@@ -115,9 +115,8 @@ def outcome(entries: Iterable[dict], settings: PrepareSettings) -> tuple[pd.Data
     """
     rejected = Counter(sorted(entry["reason"] for entry in entries if "reason" in entry))
     images = _accepted(entries)
-    if images.empty:
-        shown = "; ".join(f"{number}: {reason}" for reason, number in rejected.most_common(3))
-        raise ValueError(f"none of the {rejected.total()} files became an image ({shown})")
+    shown = "; ".join(f"{number}: {reason}" for reason, number in rejected.most_common(3))
+    refuse(images.empty, f"none of the {rejected.total()} files became an image ({shown})")
     images["split"] = _parts(images, settings)
     text = {"suspected_text": sum(bool(entry.get("suspected_text")) for entry in entries)}
     return images, {

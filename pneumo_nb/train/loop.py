@@ -193,9 +193,8 @@ def _refuse_one_sided(settings: TrainSettings, data: Dataset) -> None:
         parts["validation"] = f"validation part, on which threshold = {settings.threshold!r} is chosen,"
     for split, name in parts.items():
         labels = data.labels.numpy()[data.part(split)]
-        if len(set(labels)) < 2:
-            found = f"{sum(labels == 1)} positive and {sum(labels == 0)} negative radiographs"
-            raise ValueError(f"the {name} of dataset {data.name!r} has {found}; both classes are needed")
+        found = f"{sum(labels == 1)} positive and {sum(labels == 0)} negative radiographs"
+        refuse(len(set(labels)) < 2, f"the {name} of dataset {data.name!r} has {found}; both classes are needed")
     if settings.epoch_reported == "best_validation" and not len(data.part("validation")):
         raise ValueError(f"best_validation needs a validation part: prepare {data.name!r} with validation_fraction")
 

@@ -73,9 +73,8 @@ class Run:
 
     def network(self) -> torch.nn.Module:
         """The trained network, on the CPU; a ValueError if it was not kept, or does not fit."""
-        if self.reference:
-            where = f"outputs/reference/{self.reference}, which holds no weights"
-            raise ValueError(f"run {self.key} is known from {where}: ask for it with weights=True to train it here")
+        where = f"outputs/reference/{self.reference}, which holds no weights"
+        refuse(self.reference, f"run {self.key} is known from {where}: ask for it with weights=True to train it here")
         net = models.build(**self.settings.architecture())
         weights = paths.runs(self.key) / "weights.safetensors"
         checkpoints.load_weights(net, weights, f"{weights.name} of run {self.key}", self.settings.model)
