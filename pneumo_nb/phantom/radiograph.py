@@ -44,10 +44,8 @@ def render(
     centre = int(room.integers(4000, 4150)) - wide // 2  # the dense end is shown whole, air may be cut off
     if photometric == "MONOCHROME1":
         values, centre = beam.WHITE - values, beam.WHITE + 1 - centre
-    sex = "F" if chest.build.breast else "M"
-    return Phantom(
-        values, lungs, opacities & lungs, found, diameters, photometric, picture.spacing, (centre, wide), sex
-    )
+    sex, window = "F" if chest.build.breast else "M", (centre, wide)
+    return Phantom(values, lungs, opacities & lungs, found, diameters, photometric, picture.spacing, window, sex)
 
 
 def healthy(index: int, seed: int, width: int, height: int) -> tuple:

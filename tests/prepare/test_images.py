@@ -98,6 +98,13 @@ def test_a_picture_cut_short_is_not_ended_by_another(tmp_path):
         images.read(content[: len(content) // 2] + content)
 
 
+def test_a_png_cut_short_is_not_ended_by_another(tmp_path):
+    content = save_picture(tmp_path / "a.png", picture()).read_bytes()
+    for cut in (8, 33, *range(50, len(content) - 12, 100), len(content) - 12, len(content) - 5):
+        with pytest.raises(Rejected):
+            images.read(content[:cut] + content)
+
+
 def test_the_range_used_is_the_smallest_of_whole_bits_if_it_is_half_of_what_is_declared_or_less():
     for least, greatest, found in (
         (0, 4095, (0, 4095)),
