@@ -208,6 +208,9 @@ class TrainSettings(Settings):
     fit: Literal["stretch", "pad", "crop"] = _field("stretch", "how a radiograph becomes square", "'resized' (3.1)")
     normalisation: Literal["none", "dataset", "imagenet"] = _field("none", "whose mean and SD grey levels are put to")
     norm_layer: Literal["batch", "group"] = _field("batch", "batch normalisation, or group", "batch (2.2.2)")
+    norm_statistics: Literal["running", "training_set"] = _field(
+        "running", "that batch normalisation evaluates with: of the last batches as torch keeps them, or as ref. 30"
+    )
     loss: Literal["label", "torch_mean", "eq7_literal", "focal", "sampler", "none"] = _field(
         "label", "reading of Eq. 7 (notebook 02)", "'weights on each sample' (3.1)"
     )

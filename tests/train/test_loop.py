@@ -56,6 +56,22 @@ def test_algorithms_are_fixed_or_measured_while_training_and_as_before_afterward
     assert met == {(wanted, not wanted)} and now() == before == (False, False)
 
 
+def test_statistics_of_the_training_set_are_those_of_the_final_weights_and_change_no_weight(data):
+    running, settled = fit(data), fit(data, norm_statistics="training_set")
+    differing = {name for name, value in running.weights.items() if not torch.equal(value, settled.weights[name])}
+    assert differing and all("running" in name or "num_batches" in name for name in differing)
+    columns = [column for column in running.history if column.startswith("train_")]
+    assert running.history[columns].equals(settled.history[columns])  # only what is evaluated differs
+    net, seen = toy.build("resnet34", 1), []
+    net.load_state_dict(settled.weights)
+    norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    loop.predict(net, dataset.Feed(data, CPU, 1, "none"), data.part("train"))
+    of_images = torch.cat(seen)[: len(data.part("train"))].transpose(0, 1).flatten(1)
+    assert torch.allclose(norm.running_mean, of_images.mean(1), atol=1e-5)
+    assert torch.allclose(norm.running_var, of_images.var(1), rtol=1e-4)
+
+
 def test_history_has_a_row_for_each_epoch_and_counts_that_add_up(data):
     history = fit(data, epochs=3).history
     assert history["epoch"].tolist() == [1, 2, 3]
