@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import psutil
 import yaml
@@ -284,4 +285,14 @@ def _keep(name: str, dataset: str, command: str) -> None:
     text = f"# {name}\nMeasured once and kept, without weights: {len(records)} runs ({where}), {hours:.1f} hours.\n"
     text += "Made, and made again, in the project's folder by\n"
     text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
-    reference.write(name, mine, text, tables=tables.on(*hashes), claims=tables.claims(*hashes))
+    found = {"tables": tables.on(*hashes), "claims": tables.claims(*hashes)} | _texture(name, dataset)
+    reference.write(name, mine, text, **found)
+
+
+def _texture(name: str, dataset: str) -> dict[str, pd.DataFrame]:
+    """What notebook 08 found on the dataset, with what the reference holds of others; no table if there is neither."""
+    which = ["dataset", "image_size", "family", "classifier"]
+    files = reference.folder(name) / "texture.csv", paths.report() / "texture.csv"
+    frames = [pd.read_csv(file, dtype={"dataset": str}) if file.is_file() else pd.DataFrame() for file in files]
+    both = pd.concat([frames[0], frames[1].query("dataset == @dataset") if len(frames[1]) else frames[1]])
+    return {"texture": both.drop_duplicates(which, keep="last").sort_values(which)} if len(both) else {}

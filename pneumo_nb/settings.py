@@ -88,7 +88,7 @@ def is_phantom(dataset: str) -> bool:
     return dataset.partition("-")[0] == "phantom"
 
 
-SMOKE = {"VALIDATION_FRACTION": 0.27}  # how notebook 01 prepares the phantom, where PrepareSettings has other defaults
+SMOKE = {"VALIDATION_FRACTION": 0.27, "DOWNSIZE": 2}  # how notebook 01 prepares the phantom
 COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks that are no setting
 
 
@@ -127,10 +127,10 @@ def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -
 class PhantomSettings(Settings):
     """How many synthetic radiographs, how large, how ill. The defaults are the smoke size; the paper's stand beside."""
 
-    patients: int = _field(560, "radiographs, one for each patient", "706 (2.1)", ge=10)
-    positives: int = _field(140, "with pneumoconiosis", "142 (2.1)", ge=2)
-    width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
-    height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
+    patients: int = _field(720, "radiographs, one for each patient", "706 (2.1)", ge=10)
+    positives: int = _field(180, "with pneumoconiosis", "142 (2.1)", ge=2)
+    width: int = _field(256, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
+    height: int = _field(265, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = _field(0, "every radiograph follows from it and from its index", ge=0)
     mix: Literal["marked", "screening"] = _field("marked", "disease of the positives: screening is mostly early stages")
 
@@ -208,8 +208,10 @@ class TrainSettings(Settings):
     fit: Literal["stretch", "pad", "crop"] = _field("stretch", "how a radiograph becomes square", "'resized' (3.1)")
     normalisation: Literal["none", "dataset", "imagenet"] = _field("none", "whose mean and SD grey levels are put to")
     norm_layer: Literal["batch", "group"] = _field("batch", "batch normalisation, or group", "batch (2.2.2)")
-    norm_statistics: Literal["running", "training_set"] = _field(
-        "running", "that batch normalisation evaluates with: of the last batches as torch keeps them, or as ref. 30"
+    norm_statistics: Literal["training_set", "running"] = _field(
+        "training_set",
+        "whose mean and SD batch normalisation evaluates with; running: of the last batches",
+        "not said; training set in its ref. 30, running in PyTorch",
     )
     loss: Literal["label", "torch_mean", "eq7_literal", "focal", "sampler", "none"] = _field(
         "label", "reading of Eq. 7 (notebook 02)", "'weights on each sample' (3.1)"

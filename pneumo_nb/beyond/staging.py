@@ -70,4 +70,5 @@ def trained(
                 optimiser.zero_grad()
                 loss(net(feed.images(places, flips[places])), target[places]).backward()
                 optimiser.step()
+        loop.take_statistics(settings, net, feed, training)
         return call(loop.logits(net, feed, np.arange(len(stages)))).numpy()

@@ -64,8 +64,7 @@ def fit(
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
             start = time.perf_counter()
             row = {"epoch": epoch} | _epoch(settings, net, step, feed, training, epoch, bar)
-            if settings.norm_statistics == "training_set":
-                _take_statistics(net, feed, training)
+            take_statistics(settings, net, feed, training)
             for split in ("validation", "test"):
                 if len(data.part(split)):
                     row |= _evaluate(settings, net, feed, data.part(split), split, epoch)
@@ -86,6 +85,25 @@ def fit(
 def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
     """Probability of pneumoconiosis, (images,), of the radiographs at these positions of the manifest."""
     return logits(net, feed, positions).softmax(dim=1)[:, 1].numpy()
+
+
+def take_statistics(settings: TrainSettings, net: nn.Module, feed: Feed, training: np.ndarray) -> None:
+    """Batch normalisation's means and variances over the training set, of the weights as they are, if settings say so.
+
+    Ioffe and Szegedy 2015, Algorithm 2. Torch's running ones are of the last few batches, and of weights since changed.
+    """
+    norms = [module for module in net.eval().modules() if isinstance(module, nn.BatchNorm2d)]
+    if settings.norm_statistics == "running" or not norms:
+        return
+    momentum = norms[0].momentum  # the same everywhere
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # every batch counts the same
+    with torch.inference_mode():
+        for some in np.array_split(training, -(-len(training) // machine.at_once(feed.image_size, feed.device))):
+            net(feed.images(some))
+    for norm in norms:
+        norm.momentum = momentum
 
 
 def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.ndarray]:
@@ -147,24 +165,6 @@ def _epoch(settings, net, step, feed, training, epoch, bar) -> dict[str, float]:
 def _refuse_not_a_number(loss: float, where: str, settings: TrainSettings) -> None:
     rate = f"try a learning rate below {settings.learning_rate:g}"
     refuse(not np.isfinite(loss), f"the loss is not a number {where}: {rate}", FloatingPointError)
-
-
-def _take_statistics(net: nn.Module, feed: Feed, training: np.ndarray) -> None:
-    """Batch normalisation's means and variances, over the training set, of the weights as they are now.
-
-    Ioffe and Szegedy 2015, Algorithm 2. Torch's running ones are of the last few batches, and of weights since changed.
-    """
-    norms = [module for module in net.eval().modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().reset_running_stats()
-        norm.momentum = None  # every batch counts the same
-    size = machine.at_once(feed.image_size, feed.device)
-    with torch.inference_mode():
-        for some in np.array_split(training, -(-len(training) // size)):
-            net(feed.images(some))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _evaluate(settings, net, feed, positions, split, epoch) -> dict[str, float]:

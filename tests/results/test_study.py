@@ -20,7 +20,13 @@ def test_the_readme_holds_the_studys_table():
 
 def claims(**more):
     rows = [
-        {"claim": claim.name, "metric": claim.metric, "dataset": name, "protocol": "paper", "seeds": 5}
+        {
+            "claim": claim.name,
+            "metric": claim.metric,
+            "dataset": name,
+            "protocol": "norm_statistics=running",
+            "seeds": 5,
+        }
         | {"paper": claim.difference, "value": 0.05, "low": 0.01, "high": 0.0912, "p": 0.004, "holm_p": 0.02}
         for name in ("phantom-study-screening", "phantom-study-marked")
         for claim in paper.CLAIMS
@@ -28,13 +34,17 @@ def claims(**more):
     return pd.DataFrame(rows).assign(**{"verdict": "supported"} | more)
 
 
-def test_the_studys_table_has_a_row_for_each_claim_and_mix_with_most_seeds():
-    fewer = claims(seeds=3, verdict="cannot tell", protocol="image_size=64")
+def test_the_studys_table_has_a_row_for_each_claim_mix_and_way_of_evaluating_with_most_seeds():
+    fewer = claims(seeds=3, verdict="cannot tell", protocol="image_size=64, norm_statistics=running")
     lines = tables.study_summary(pd.concat([fewer, claims()])).splitlines()
     assert len(lines) == 2 + 2 * len(paper.CLAIMS) and len({line.count("|") for line in lines}) == 1
-    cells = "balanced training: recall | +3.6 | phantom-study-marked | +5.0 (+1.0 to +9.1) | 0.02 | 5 | supported"
+    cells = (
+        "balanced training: recall | +3.6 | phantom-study-marked | running | +5.0 (+1.0 to +9.1) | 0.02 | 5 | supported"
+    )
     assert lines[2] == f"| {cells} |"
     assert "cannot tell" not in "".join(lines)
+    both = tables.study_summary(pd.concat([claims(), claims(protocol="image_size=64")]))
+    assert both.count("| running |") == both.count("| training set |") == 2 * len(paper.CLAIMS)
 
 
 def test_a_reference_is_read_as_it_was_written_and_one_that_is_not_there_is_none(home):
