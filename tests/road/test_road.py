@@ -74,8 +74,8 @@ def test_real_radiographs_from_jpg_to_table_2_without_one_patient_on_both_sides(
     called("papermill", notebook, "out.ipynb", *options, home=home, cwd=elsewhere)
     assert (elsewhere / "out.ipynb").is_file()
     records = [json.loads(path.read_text())["settings"] for path in (home / "outputs" / "runs").glob("*/record.json")]
-    assert len(records) == RUNS + 2
-    assert sum((each["scale_factor"], each["learning_rate"]) == (3, 5e-5) for each in records) == 2
+    assert len(records) == RUNS + 3
+    assert sum((each["scale_factor"], each["learning_rate"]) == (3, 5e-5) for each in records) == 3
 
 
 def test_papermill_alone_stops_at_a_wrong_value_in_the_cell_after_the_parameters(home):
