@@ -90,7 +90,8 @@ def predict(net: nn.Module, feed: Feed, positions: np.ndarray) -> np.ndarray:
 def take_statistics(settings: TrainSettings, net: nn.Module, feed: Feed, training: np.ndarray) -> None:
     """Batch normalisation's means and variances over the training set, of the weights as they are, if settings say so.
 
-    Ioffe and Szegedy 2015, Algorithm 2. Torch's running ones are of the last few batches, and of weights since changed.
+    Means over batches like those of training, mixed whatever the order of the files, on any device: Ioffe and Szegedy
+    2015, Algorithm 2. Torch's running ones are of the last few batches, and of weights since changed.
     """
     norms = [module for module in net.eval().modules() if isinstance(module, nn.BatchNorm2d)]
     if settings.norm_statistics == "running" or not norms:
@@ -99,9 +100,10 @@ def take_statistics(settings: TrainSettings, net: nn.Module, feed: Feed, trainin
     for norm in norms:
         norm.train().reset_running_stats()
         norm.momentum = None  # every batch counts the same
+    mixed = batches(feed.labels(training).cpu().numpy(), settings.varied(loss="label"), epoch=0)
     with torch.inference_mode():
-        for some in np.array_split(training, -(-len(training) // machine.at_once(feed.image_size, feed.device))):
-            net(feed.images(some))
+        for some in mixed:
+            net(feed.images(training[some]))
     for norm in norms:
         norm.momentum = momentum
 

@@ -188,4 +188,6 @@ def finished(dataset_hash: str) -> list[Run]:
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
     every = sorted((reference.records() | found).items())
     of_format = [Run(key, record, name) for key, (name, record) in every if record["format"] == RUN_FORMAT]
-    return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]
+    told = TrainSettings().model_dump().keys()  # a record from before a setting was there cannot tell its value
+    complete = [run for run in of_format if run.record["settings"].keys() == told]
+    return [run for run in complete if run.record["dataset"]["hash"] == dataset_hash]

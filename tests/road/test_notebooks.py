@@ -172,6 +172,14 @@ def test_the_study_has_the_papers_patients_and_split_and_five_seeds():
     assert train.epoch_reported == "last" and train.scale_factor == paper.SCALE_FACTORS[1]
 
 
+def test_the_papers_parameters_leave_nothing_of_how_radiographs_are_prepared_to_the_smoke_run():
+    values = yaml.safe_load((FOLDER / "params" / "paper.yaml").read_text())
+    phantom, how, _ = STAGES
+    as_reproduced = how.from_parameters(declared(NOTEBOOKS[1]) | settings.SMOKE | values)
+    assert as_reproduced == how.of(split="paper") and settings.SMOKE.keys() <= values.keys()
+    assert (phantom.from_parameters(values).width // as_reproduced.downsize) == 694
+
+
 def test_notebook_01_makes_the_smoke_phantom_as_the_other_notebooks_would():
     given = declared(NOTEBOOKS[1])
     phantom, how, _ = STAGES

@@ -65,11 +65,23 @@ def test_statistics_of_the_training_set_are_those_of_the_final_weights_and_chang
     net, seen = toy.build("resnet34", 1), []
     net.load_state_dict(settled.weights)
     norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
-    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    loop.predict(net, dataset.Feed(data, CPU, 1, "none"), data.part("train"))
-    of_images = torch.cat(seen)[: len(data.part("train"))].transpose(0, 1).flatten(1)
-    assert torch.allclose(norm.running_mean, of_images.mean(1), atol=1e-5)
-    assert torch.allclose(norm.running_var, of_images.var(1), rtol=1e-4)
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].transpose(0, 1).flatten(1)))
+    loop.take_statistics(TrainSettings.of(**TINY), net, dataset.Feed(data, CPU, 1, "none"), data.part("train"))
+    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, variance)  # the same a second time
+    assert sum(one.shape[1] for one in seen) == seen[0].shape[1] // TINY["batch_size"] * len(data.part("train"))
+    assert torch.allclose(mean, torch.stack([one.mean(1) for one in seen]).mean(0), atol=1e-5)
+    assert torch.allclose(variance, torch.stack([one.var(1) for one in seen]).mean(0), rtol=1e-4)
+
+
+def test_statistics_are_of_batches_that_mix_the_classes_though_the_files_are_sorted_by_class(home):
+    data, met = toy.load(toy.prepared(images=60), 32), []
+    by_class = np.array(sorted(data.part("train"), key=data.labels.tolist().__getitem__))
+    feed = dataset.Feed(data, CPU, 1, "none")
+    images = feed.images
+    feed.images = lambda positions: met.append(data.labels[positions].float().mean().item()) or images(positions)
+    loop.take_statistics(TrainSettings.of(**TINY), toy.build("resnet34", 1), feed, by_class)
+    assert len(met) == len(by_class) // TINY["batch_size"] and sum(0 < share < 1 for share in met) > len(met) / 2
 
 
 def test_history_has_a_row_for_each_epoch_and_counts_that_add_up(data):
