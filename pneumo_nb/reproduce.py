@@ -285,14 +285,14 @@ def _keep(name: str, dataset: str, command: str) -> None:
     text = f"# {name}\nMeasured once and kept, without weights: {len(records)} runs ({where}), {hours:.1f} hours.\n"
     text += "Made, and made again, in the project's folder by\n"
     text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
-    found = {"tables": tables.on(*hashes), "claims": tables.claims(*hashes)} | _texture(name, dataset)
+    found = {"tables": tables.on(*hashes), "claims": tables.claims(*hashes)} | _texture(name, hashes)
     reference.write(name, mine, text, **found)
 
 
-def _texture(name: str, dataset: str) -> dict[str, pd.DataFrame]:
-    """What notebook 08 found on the dataset, with what the reference holds of others; no table if there is neither."""
-    which = ["dataset", "image_size", "family", "classifier"]
+def _texture(name: str, hashes: list[str]) -> dict[str, pd.DataFrame]:
+    """What notebook 08 found on these datasets, last and for the reference; no table where it found nothing."""
+    which = ["dataset", "hash", "image_size", "family", "classifier"]
     files = reference.folder(name) / "texture.csv", paths.report() / "texture.csv"
-    frames = [pd.read_csv(file, dtype={"dataset": str}) if file.is_file() else pd.DataFrame() for file in files]
-    both = pd.concat([frames[0], frames[1].query("dataset == @dataset") if len(frames[1]) else frames[1]])
-    return {"texture": both.drop_duplicates(which, keep="last").sort_values(which)} if len(both) else {}
+    frames = [pd.read_csv(file, dtype={"dataset": str}) for file in files if file.is_file()]
+    found = pd.concat([pd.DataFrame(columns=which), *frames]).query("hash in @hashes")
+    return {"texture": found.drop_duplicates(which, keep="last").sort_values(which)} if len(found) else {}

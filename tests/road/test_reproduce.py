@@ -220,13 +220,14 @@ def test_a_reference_is_kept_with_the_command_that_makes_it_again(three):
     data = dataset.load(toy.prepared("kept"), base)
     runs.load_or_train(base, data, torch.device("cpu"), progress=False)
     paths.report().mkdir(parents=True)
-    rows = "family,classifier,dataset,image_size,on the testing set\n{0}all,SVM,nih,32,0.5\n"
+    rows = "dataset,hash,image_size,family,classifier,on the testing set\n{}"
     for auc in ("0.7", "0.8"):  # the second time as a change of the first
-        (paths.report() / "texture.csv").write_text(rows.format(f"all,SVM,kept,32,{auc}\n"))
+        (paths.report() / "texture.csv").write_text(
+            rows.format(f"kept,{data.hash},32,all,SVM,{auc}\nkept,of another time,32,all,SVM,0.5\n")
+        )
         reproduce.reproduce({"DATASET": "kept"}, ["08"], reference="mine", command="python -m pneumo_nb reproduce")
-    assert (reference.folder("mine") / "texture.csv").read_text() == rows.format("").replace(
-        "nih,32,0.5", "kept,32,0.8"
-    )
+    kept = (reference.folder("mine") / "texture.csv").read_text()
+    assert kept == rows.format(f"kept,{data.hash},32,all,SVM,0.8\n")
     assert {"tables.csv", "claims.csv", "README.md"} <= {file.name for file in reference.folder("mine").iterdir()}
     assert "    python -m pneumo_nb reproduce\n" in (reference.folder("mine") / "README.md").read_text()
 
