@@ -67,8 +67,9 @@ def _train(name: str, home: Path, epoch_reported: str) -> None:
     counted = loop.batches
 
     def count(labels, settings, epoch):
-        with (home / "epochs.txt").open("a") as file:
-            file.write(f"{epoch}\n")
+        if epoch:  # number 0 is no epoch: the batches of the training set's statistics
+            with (home / "epochs.txt").open("a") as file:
+                file.write(f"{epoch}\n")
         return counted(labels, settings, epoch)
 
     loop.batches = count
