@@ -1,6 +1,6 @@
 """Two columns against each other: intervals and p-values of a difference. A difference is always second - first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,8 @@ import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
 from pneumo_nb.metrics import wilson
+
+ENDS = [0.025, 0.975]  # quantiles that a 95 % interval lies between
 
 
 class Difference(NamedTuple):
@@ -72,15 +74,20 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def bootstrap(
     statistic: Callable[..., float], patients: Sequence, *arrays: Sequence, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of `statistic(*arrays)`; patients are drawn, each with all of its images.
+    """95 % percentile interval of `statistic(*arrays)`, over `resampled`; draws that give NaN are left out."""
+    values = [statistic(*drawn) for drawn in resampled(patients, *arrays, draws=draws, seed=seed)]
+    return tuple(pd.Series(values).quantile(ENDS).tolist())
 
-    Field and Welsh 2007, J. R. Stat. Soc. B 69:369. Every argument is (images,); draws that give NaN are left out.
+
+def resampled(patients: Sequence, *arrays: Sequence, draws: int, seed: int = 0) -> Iterator[list[np.ndarray]]:
+    """The arrays with patients drawn anew, each with all of its images, so many times.
+
+    Field and Welsh 2007, J. R. Stat. Soc. B 69:369. Every argument is (images,).
     """
     columns = [np.asarray(array) for array in arrays]
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     images = [np.flatnonzero(owner == patient) for patient in range(len(names))]
-    generator, values = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
     for _ in range(draws):
         rows = np.concatenate([images[patient] for patient in generator.integers(len(names), size=len(names))])
-        values.append(statistic(*(column[rows] for column in columns)))
-    return tuple(pd.Series(values).quantile([0.025, 0.975]).tolist())
+        yield [column[rows] for column in columns]

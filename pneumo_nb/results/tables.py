@@ -1,7 +1,6 @@
 """Runs as tables beside the paper's; columns against each other, by the predictions of their runs; the five claims."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from pneumo_nb.train import runs
 CONFIDENCE = 0.05  # two-sided; what Holm's adjustment keeps for the five claims together
 ENOUGH_SEEDS = 3  # with fewer, how far trainings of one column lie apart cannot be seen
 DRAWS = 4000
+MEASURED = ("accuracy", "precision", "recall", "f1", "auc")  # what `over_seeds` tells of
 FROM_RECORD = ("test_auc", "epoch_reported", "threshold", "device", "seconds")  # a table's columns for runs only
 ORDER = ["table", "column", "source", "dataset", "protocol", "seed", "key"]  # the first columns of `on`, and its order
 VARIED = set().union(*(column.settings for column in paper.TABLES))  # the settings that tell the paper's columns apart
@@ -102,24 +102,22 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
     for about, (column, seeds) in sorted(groups.items(), key=lambda group: group[0]):
         tested = [_called(run) for run in seeds]
         patients, labels, sure = tested[0]["patient_id"], tested[0]["label"], [test["sure"] for test in tested]
-        for metric in ("accuracy", "precision", "recall", "f1", "auc"):
-            own = pd.Series([_measured(labels, margin, metric) for margin in sure])
-            statistic = partial(_mean_of_drawn, np.random.default_rng(0), metric)
-            interval = comparisons.bootstrap(statistic, patients, labels, *sure, draws=draws)
-            rows.append((*about, metric, getattr(column, metric, np.nan), len(seeds), own.median(), *interval))
+        generator, means = np.random.default_rng(0), []
+        for drawn, *margins in comparisons.resampled(patients, labels, *sure, draws=draws):
+            of_seed = np.array([_measured(drawn, margin) for margin in margins])
+            means.append(of_seed[generator.integers(len(margins), size=len(margins))].mean(axis=0))
+        own = pd.DataFrame([_measured(labels, margin) for margin in sure], columns=MEASURED)
+        low, high = pd.DataFrame(means).quantile(comparisons.ENDS).to_numpy()
+        for metric, *interval in zip(MEASURED, low, high, strict=True):
+            rows.append((*about, metric, getattr(column, metric, np.nan), len(seeds), own[metric].median(), *interval))
     names = ["dataset", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
     return pd.DataFrame(rows, columns=names)
 
 
-def _measured(labels: Sequence[int], sure: Sequence[float], metric: str) -> float:
-    """A metric of one run; `sure` as in `_called`."""
+def _measured(labels: Sequence[int], sure: Sequence[float]) -> list[float]:
+    """MEASURED of one run; `sure` as in `_called`."""
     counts = metrics.Counts.of(labels, np.asarray(sure) >= 0)
-    return metrics.auc(labels, sure) if metric == "auc" else getattr(counts, metric)
-
-
-def _mean_of_drawn(generator: np.random.Generator, metric: str, labels: np.ndarray, *sure: np.ndarray) -> float:
-    drawn = generator.integers(len(sure), size=len(sure))
-    return float(np.mean([_measured(labels, sure[place], metric) for place in drawn]))
+    return [*(getattr(counts, metric) for metric in MEASURED[:-1]), metrics.auc(labels, sure)]
 
 
 def _departs(settings: TrainSettings, names: set[str]) -> list[str]:
