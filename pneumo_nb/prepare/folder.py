@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from pneumo_nb.settings import PhantomSettings, PrepareSettings, is_phantom, ref
 
 DEFAULTS, SMOKE = PrepareSettings(), PhantomSettings()
 FEW = 16  # files that one process converts before a second has started
+_bar = partial(tqdm, unit=" files", mininterval=1)  # seconds: see loop.BETWEEN_UPDATES
 
 
 def prepare(
@@ -102,7 +104,7 @@ def phantom(
     source = paths.raw(f"phantom-{numbers}-{size.mix}")
     with (
         _alone(source),
-        tqdm(total=size.patients, desc="phantom", unit=" files", disable=not progress, leave=False, delay=1) as bar,
+        _bar(disable=not progress, desc="phantom", total=size.patients, leave=False, delay=1) as bar,
     ):
         _clear(source)
         arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
@@ -185,7 +187,7 @@ def _convert(
         if position not in done
     )
     workers = workers or (processes.cores() if len(files) >= FEW else 1)
-    with tqdm(total=len(files), initial=len(done), desc="prepare", unit=" files", disable=not progress) as bar:
+    with _bar(disable=not progress, desc="prepare", total=len(files), initial=len(done)) as bar:
         for task, told in convert.convert_all(job, tasks, workers):
             journal.add({"position": task.position, "file": task.image_id} | told)
             bar.update()

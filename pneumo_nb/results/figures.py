@@ -17,6 +17,7 @@ from pneumo_nb import metrics
 
 PALETTE = sns.color_palette("colorblind")
 PAPER_COLOUR = PALETTE[3]
+LIKE_THE_PAPER = {PALETTE[1], PALETTE[3], PALETTE[5]}  # orange and brown: hard to tell from it in a small picture
 METRICS = ("accuracy", "precision", "recall", "f1")
 LETTER = 0.08  # inches across a letter of a label
 
@@ -105,9 +106,10 @@ def beside_the_paper(rows: pd.DataFrame) -> Figure:
 
 
 def _colours(groups: Sequence[str]) -> dict[str, tuple]:
-    """A colour for each group in the order of appearance; the group "paper" has the paper's."""
+    """A colour for each group in the order of appearance; "paper" has the paper's, no other one like it."""
     names = list(dict.fromkeys(groups))
-    others = cycle([colour for colour in PALETTE if colour != PAPER_COLOUR])
+    taken = LIKE_THE_PAPER if "paper" in names else {PAPER_COLOUR}
+    others = cycle([colour for colour in PALETTE if colour not in taken])
     return {name: PAPER_COLOUR if name == "paper" else next(others) for name in names}
 
 

@@ -17,6 +17,8 @@ from pneumo_nb.settings import TrainSettings, refuse
 from pneumo_nb.train import checkpoints, losses, machine, models
 from pneumo_nb.train.dataset import Dataset, Feed
 
+BETWEEN_UPDATES = 3  # seconds of a bar: each is three messages, and a notebook's tester has room for 2000 of a cell
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -127,7 +129,8 @@ def batches(labels: np.ndarray, settings: TrainSettings, epoch: int) -> list[np.
 
 def _bar(settings: TrainSettings, images: int, epochs_done: int, shown: bool) -> tqdm:
     name, done = f"{settings.model}, n = {settings.scale_factor:g}, seed {settings.seed}", epochs_done * images
-    return tqdm(desc=name, total=settings.epochs * images, initial=done, unit="image", disable=not shown, leave=False)
+    how = {"unit": "image", "disable": not shown, "leave": False, "mininterval": BETWEEN_UPDATES}
+    return tqdm(desc=name, total=settings.epochs * images, initial=done, **how)
 
 
 def _step(settings, net, optimiser, feed) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,16 @@ def test_the_same_settings_twice_give_the_same_bytes_and_another_seed_does_not(d
     assert all(torch.equal(one.weights[name], same.weights[name]) for name in one.weights)
     assert one.history.equals(same.history) and (one.probabilities == same.probabilities).all()
     assert (one.probabilities != other.probabilities).any()
+
+
+def test_a_bar_is_drawn_every_few_seconds_however_short_the_steps_are(data, monkeypatch, capsys):
+    """Each drawing is three messages of a notebook's kernel; nbval loses those of a long cell beyond some 2000."""
+    plain, steps = loop.losses.balanced_loss, []
+    monkeypatch.setattr(loop.losses, "balanced_loss", lambda *given: steps.append(time.sleep(0.11)) or plain(*given))
+    start = time.monotonic()
+    loop.fit(TrainSettings.of(**(TINY | {"batch_size": 2})), data, CPU)
+    most = 5 + (time.monotonic() - start) / 2  # at the begin and the end, after each epoch, and between
+    assert 1 <= capsys.readouterr().err.count("%|") <= most < len(steps)
 
 
 def test_the_global_random_state_does_not_matter(data):
