@@ -19,7 +19,8 @@ study: setup  ## the paper's numbers of patients, both mixes of disease: outputs
 test: setup  ## every check of a change: style, the notebooks against their stored outputs, the tests of the module
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p tests.private_kernels --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=1200 notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 test-slow: setup  ## the rest: more kills, more faults, more shapes of what `make test` tries
