@@ -169,7 +169,7 @@ def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainS
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
     differing = [name for name in TrainSettings.model_fields if len({getattr(s, name) for s in asked.values()}) > 1]
     by_reason: dict[str, list[str]] = {}
-    for key, error in failures.items():
+    for key, error in ((key, failures[key]) for key in asked if key in failures):  # not as they happened to end
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         by_reason.setdefault(reason, []).append(f"({names})")
