@@ -100,9 +100,11 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 def auc(labels: Sequence[int], probabilities: Sequence[float]) -> float:
     """Area under the ROC curve: the share of pairs of a positive and a negative in which the positive lies above.
 
-    Hanley and McNeil 1982, Radiology 143:29; a tie counts half. NaN for one class only.
+    Hanley and McNeil 1982, Radiology 143:29; a tie counts half. NaN for one class only, or where a probability is NaN.
     """
-    y, q = np.asarray(labels, dtype=bool), np.asarray(probabilities)
+    y, q = np.asarray(labels, dtype=bool), np.asarray(probabilities, dtype=float)
+    if np.isnan(q).any():  # sorting would take it for the highest
+        return nan
     positives, negatives = q[y], np.sort(q[~y])
     below = sum(int(np.searchsorted(negatives, positives, side).sum()) for side in ("left", "right")) / 2
     return _ratio(below, len(positives) * len(negatives))  # sklearn's is slow in a bootstrap

@@ -162,3 +162,11 @@ def test_a_corrected_logit_keeps_certainty_and_the_ranking():
     assert metrics.correct_logit([5 / 6], 5)[0] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="above 0"):
         metrics.correct_logit([0.5], 0)
+
+
+@pytest.mark.parametrize("unknown", [0, 3])
+def test_an_area_over_a_probability_that_is_not_a_number_is_undefined(unknown):
+    probabilities = [0.1, 0.4, 0.3, 0.9]
+    assert metrics.auc([0, 1, 0, 1], probabilities) == 1
+    probabilities[unknown] = np.nan
+    assert np.isnan(metrics.auc([0, 1, 0, 1], probabilities))

@@ -45,7 +45,7 @@ def test_a_bar_is_drawn_every_few_seconds_however_short_the_steps_are(data, monk
     monkeypatch.setattr(loop.losses, "balanced_loss", lambda *given: steps.append(time.sleep(0.11)) or plain(*given))
     start = time.monotonic()
     loop.fit(TrainSettings.of(**(TINY | {"batch_size": 2})), data, CPU)
-    most = 5 + (time.monotonic() - start) / 2  # at the begin and the end, after each epoch, and between
+    most = 5 + (time.monotonic() - start) / 2  # at the beginning and the end, after each epoch, and between
     assert 1 <= capsys.readouterr().err.count("%|") <= most < len(steps)
 
 
