@@ -43,13 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _frame: object) -> None:
-    """Answer a signal: end what was started, say how to go on, and make sure that tidying up takes no longer."""
+    """Answer a signal: say how to go on, end what was started, and make sure that tidying up takes no longer."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    _end_started()
     _thread.start_new_thread(_leave, (128 + number,))  # unlike threading it takes no lock that the main thread may hold
     with suppress(OSError):  # the terminal is gone
         os.write(sys.stderr.fileno(), b"\npneumo_nb: stopped; the same command goes on from here\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # other threads' despair at what ends now
+    _end_started()
     raise SystemExit(128 + number)
 
 

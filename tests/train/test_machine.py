@@ -1,4 +1,5 @@
 import ctypes
+import gc
 import os
 import re
 import subprocess
@@ -273,6 +274,7 @@ def measured(**settings):
     """Most bytes alive at once in a real step: torch's own count of what it takes and gives back."""
     wanted, net = network(**settings)
     images = torch.rand(wanted.batch_size, 3, wanted.image_size, wanted.image_size)
+    gc.collect()  # else what other tests left would be given back meanwhile, and counted
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         net(images).sum().backward()
     now = most = 0
