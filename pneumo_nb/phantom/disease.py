@@ -32,21 +32,17 @@ class Disease:
 
     @property
     def stage(self) -> int:
-        return stage_of(self.profusion, self.large)
+        """0 to 3 (0, I, II, III), by our simplification of GBZ 70-2015.
 
-
-def stage_of(profusion, large: int = 0) -> int:
-    """Stage 0 to 3 (0, I, II, III) from the profusions 0 to 3 of the six zones and the number of large opacities.
-
-    Our simplification of GBZ 70-2015: III with any large opacity; II with profusion 2 in more than four zones or 3
-    in at least four; I with profusion 1 in at least two zones; less is stage 0.
-    """
-    zones = np.asarray(profusion)
-    if large:
-        return 3
-    if (zones >= 2).sum() > 4 or (zones >= 3).sum() >= 4:
-        return 2
-    return int((zones >= 1).sum() >= 2)
+        III with any large opacity; II with profusion 2 in more than four zones or 3 in at least four; I with profusion
+        1 in at least two zones; less is stage 0.
+        """
+        zones = np.asarray(self.profusion)
+        if self.large:
+            return 3
+        if (zones >= 2).sum() > 4 or (zones >= 3).sum() >= 4:
+            return 2
+        return int((zones >= 1).sum() >= 2)
 
 
 def labels(patients: int, positives: int, seed: int = 0) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumo_nb import paths, processes
 from pneumo_nb.phantom.disease import labels, refuse_mix
@@ -100,11 +102,8 @@ def _truth(phantom: Phantom) -> tuple[str, str, int, str, str]:
     return " ".join(map(str, found.profusion)), found.letter, found.large, median, largest
 
 
-def _header(phantom: Phantom, index: int, seed: int):
+def _header(phantom: Phantom, index: int, seed: int) -> Dataset:
     """The radiograph as a Digital X-Ray image for presentation (PS3.3 A.26), full of invented identifiers."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
     constant = json.loads(resources.files(__package__).joinpath("header.json").read_text(encoding="utf-8"))
     header = _fill(Dataset(), constant | _display(phantom) | _identifiers(phantom, index, seed))
     header.file_meta = FileMetaDataset()
@@ -119,10 +118,8 @@ def _header(phantom: Phantom, index: int, seed: int):
     return header
 
 
-def _fill(target, elements: dict):
+def _fill(target: Dataset, elements: dict) -> Dataset:
     """Set DICOM elements by keyword; the items of a sequence are dicts of elements."""
-    from pydicom.dataset import Dataset
-
     for keyword, value in elements.items():
         items = keyword.endswith("Sequence")
         setattr(target, keyword, [_fill(Dataset(), item) for item in value] if items else value)

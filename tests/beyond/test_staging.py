@@ -8,7 +8,7 @@ import toy
 from torch.nn import functional
 
 from pneumo_nb.beyond import staging
-from pneumo_nb.phantom.disease import ZONES, stage_of
+from pneumo_nb.phantom.disease import ZONES, Disease
 from pneumo_nb.settings import TrainSettings
 
 
@@ -36,7 +36,7 @@ def test_the_rule_in_both_readings(zones, largest_mm, by_zones, by_highest):
 def test_the_phantoms_stages_follow_the_rule():
     cases = [(zones * 2, 30.0 * (stage == 3)) for stage, kinds in enumerate(ZONES, start=1) for zones in kinds]
     profusion, largest = np.array([zones for zones, _ in cases]), np.array([size for _, size in cases])
-    drawn = [stage_of(zones, int(size > 0)) for zones, size in cases]
+    drawn = [Disease(zones, large=int(size > 0)).stage for zones, size in cases]
     assert staging.by_rule(profusion, largest).tolist() == drawn
 
 

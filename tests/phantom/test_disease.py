@@ -26,13 +26,13 @@ def cases(mix: str, number: int = 400) -> list[disease.Disease]:
     ],
 )
 def test_stage_rule(profusion, large, stage):
-    assert disease.stage_of(profusion, large) == stage
+    assert disease.Disease(profusion, large=large).stage == stage
 
 
 @given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(0, 5), st.integers(0, 2))
 def test_more_disease_never_lowers_the_stage(profusion, zone, large):
-    more = [value + (place == zone) for place, value in enumerate(profusion)]
-    assert disease.stage_of(more, large) >= disease.stage_of(profusion, large)
+    more = tuple(value + (place == zone) for place, value in enumerate(profusion))
+    assert disease.Disease(more, large=large).stage >= disease.Disease(tuple(profusion), large=large).stage
 
 
 @pytest.mark.parametrize("mix", disease.MIXES)
