@@ -18,7 +18,7 @@ def save(path: Path, identity: dict, done: dict, net: nn.Module, optimiser: torc
     state = {"identity": {"format": CHECKPOINT_FORMAT} | identity, "done": done}
     content = io.BytesIO()  # torch's own writing to a file hides that a disk is full
     torch.save(state | {"network": net.state_dict(), "optimiser": optimiser.state_dict()}, content)
-    paths.write(path, content.getbuffer())
+    paths.write(path, content.getvalue())
 
 
 def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
