@@ -194,6 +194,17 @@ def test_kernels_are_of_this_python_whatever_the_surroundings(three, monkeypatch
     assert "not a writable directory" not in capfd.readouterr().err
 
 
+def test_kernels_run_the_code_of_the_checkout_that_started_them(three, monkeypatch):
+    """As `__main__` says by PYTHONPATH; ipykernel's own launcher takes the working directory out of it."""
+    (three / "of_this_checkout.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(three))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.chdir(three)
+    notebook(three / "notebooks", "02_second", "import of_this_checkout; print(of_this_checkout.__file__)")
+    reproduce.reproduce({}, only=["02"])
+    assert str(three / "of_this_checkout.py") in executed(three, "02_second")
+
+
 def test_a_kernel_that_cannot_start_is_one_line(three, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(reproduce.Failed, match=r"^08_last.ipynb failed: Kernel died before replying[^\n]*$"):
