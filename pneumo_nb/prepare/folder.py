@@ -100,15 +100,11 @@ def phantom(
 ) -> Path:
     """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
     _check(name, None)
-    numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
-    source = paths.raw(f"phantom-{numbers}-{size.mix}")
-    with (
-        _alone(source),
-        _bar(disable=not progress, desc="phantom", total=size.patients, leave=False, delay=1) as bar,
-    ):
+    numbers = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
+    source = paths.raw("phantom-{}-{}-{}x{}-seed{}-{}".format(*numbers, size.mix))
+    with _alone(source), _bar(disable=not progress, desc="phantom", total=size.patients, leave=False, delay=1) as bar:
         _clear(source)
-        arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
-        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
+        phantom_files.write(source, *numbers, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
     return prepare(source, None, name, settings, progress)
 
 
