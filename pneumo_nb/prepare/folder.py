@@ -199,11 +199,10 @@ def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerpri
     accepted, told = manifest.outcome(journal, job.settings)
     told = named | told | {"examples": _keep_examples(job, files, accepted), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, accepted["split"], told)
-    suspects = {Path(entry["file"]).stem for entry in journal if entry.get("suspected_text")}
-    for crop in job.suspects.glob("*.png"):
-        if crop.stem not in suspects:  # an earlier preparing left it
-            crop.unlink()
-    if not suspects and job.suspects.is_dir():
+    kept = {job.suspects / f"{Path(entry['file']).stem}.png" for entry in journal if entry.get("suspected_text")}
+    for crop in {*job.suspects.glob("*.png")} - kept:  # an earlier preparing left it
+        crop.unlink()
+    if not kept and job.suspects.is_dir():
         job.suspects.rmdir()
 
 
