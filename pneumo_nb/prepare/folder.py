@@ -185,7 +185,7 @@ def _convert(
     workers = workers or (processes.cores() if len(files) >= FEW else 1)
     with _bar(disable=not progress, desc="prepare", total=len(files), initial=len(done)) as bar:
         for task, told in convert.convert_all(job, tasks, workers):
-            journal.add({"position": task.position, "file": task.image_id} | told)
+            journal.add({"position": task.position, "image_id": task.image_id, "file": task.image_id} | told)
             bar.update()
 
 
