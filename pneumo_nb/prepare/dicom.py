@@ -155,8 +155,7 @@ def _guarded(what: str) -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except (Rejected, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
@@ -196,8 +195,7 @@ def _refuse_kind(header: _Header) -> None:
 def _facts(header: _Header) -> dict:
     """What a header says of its radiograph, and whose it is; Rejected if it is not a frontal one of a human chest."""
     strange = [keyword for keyword, human in HUMAN.items() if header.text(keyword) not in human]
-    if animal := " ".join(strange) or header.naming(ANIMALS, DESCRIPTIONS):
-        raise Rejected(f"the patient is an animal: {animal}")
+    refuse(animal := " ".join(strange) or header.naming(ANIMALS, DESCRIPTIONS), f"the patient is an animal: {animal}")
     part, side = _body_part(header)
     view, contradiction = _view(header)
     photometric, shape = header.text("PhotometricInterpretation"), header.text("PresentationLUTShape")
