@@ -33,17 +33,16 @@ def find(picture: np.ndarray) -> list[Box]:
     grey, flat = images.spread(np.linspace(0, 1, len(counts)), counts)
     shades = [picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)]
     shades += [images.look_up(images.levels(grey, 8), picture)] if flat else []
-    height, width = picture.shape
-    boxes, limits = [], np.array([width, height, width, height])
+    boxes = []
     for shade in shades:
-        scale = max(1, round(max(height, width) / LONGEST_SIDE))
+        scale = max(1, round(max(picture.shape) / LONGEST_SIDE))
         shown = _shrunk(shade, scale)
         for levels in (LEVELS, LEVELS[1:], LEVELS[1:]):
             if min(shown.shape) < 2 * HEIGHTS[0]:
                 break
-            boxes += [np.array(box) * scale for box in _at_one_size(shown, levels)]
+            boxes += [tuple(side * scale for side in box) for box in _at_one_size(shown, levels)]
             shown, scale = _shrunk(shown, 2), 2 * scale
-    return _merged([tuple(np.minimum(box, limits).tolist()) for box in boxes])
+    return _merged(boxes)
 
 
 def _shrunk(grey: np.ndarray, factor: int) -> np.ndarray:
@@ -69,13 +68,13 @@ def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
     return boxes
 
 
-def _zones(sharp: np.ndarray, level: int) -> list[Box]:
+def _zones(sharp: np.ndarray, level: int) -> list[list[int]]:
     """Where thin strokes with sharp edges stand densely (left, top, width, height): little of a radiograph."""
     _, strokes = cv2.threshold(sharp, level, 255, cv2.THRESH_BINARY)
     share = _shrunk(np.pad(strokes, [(0, -side % CELL) for side in sharp.shape]), CELL)
     dense = cv2.dilate((share > 255 * DENSE).astype(np.uint8), np.ones((3, 3), np.uint8))
     stats = cv2.connectedComponentsWithStats(dense, connectivity=8)[2]
-    return [tuple(int(side) * CELL for side in zone[:4]) for zone in stats[1:]]
+    return (stats[1:, :4] * CELL).tolist()
 
 
 def crop(picture: np.ndarray, boxes: list[Box]) -> np.ndarray:
@@ -118,7 +117,7 @@ def _characters(grey: np.ndarray, hat: np.ndarray, edge: np.ndarray, level: int)
     """What could be characters: (n, 4) of left, top, right, bottom, and (n,) of mean grey levels."""
     mask = (hat > level).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    left, top, width, height, area = (stats[:, column].astype(np.int64) for column in range(5))
+    left, top, width, height, area = stats.astype(np.int64).T
     place = np.flatnonzero(mask)
     which, shades = labels.ravel()[place], grey.ravel()[place].astype(np.float64)
     mean = np.bincount(which, shades, count) / area

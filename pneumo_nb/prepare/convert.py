@@ -121,7 +121,6 @@ def _read(job: Job, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     day = identifiers.get("acquired") if job.settings.dates == "shifted" else None
     uid = identifiers.get("sop_instance_uid")
     return picture, facts | dict.fromkeys(DISEASE, "") | task.row.disease | {
-        "image_id": task.image_id,
         "patient_id": pseudonyms.patient_id(job.key, patient),
         "patient_from": patient_from,
         "label": task.row.label,

@@ -23,14 +23,12 @@ from pneumo_nb.prepare.images import Rejected, refuse
 
 CUT_DELIMITER = re.compile(rb"\xfe\xff\xdd\xe0\0{0,3}\Z")  # of the encoded pixels, with less than its four zeros
 
-MODALITIES = ("CR", "DX")
 SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray, for processing
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: how converted radiographs are often stored
 }
-FRONTAL_VIEWS = ("PA", "AP")
 
 
 def _words(text: str) -> set[str]:
@@ -56,8 +54,8 @@ ANIMALS = _words("AVIAN BOVINE CANINE EQUINE FELINE OVINE PORCINE VETERINARY")
 HUMAN = {"PatientSpeciesDescription": {"", "HUMAN", "HOMO SAPIENS"}, "PatientBreedDescription": {""}}
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
 SIDES = _words("LEFT RIGHT BILATERAL UNILATERAL")
-VIEW_WORDS = {"PA": ({"PA"}, {"POSTERO", "ANTERIOR"}, {"POSTEROANTERIOR"})}
-VIEW_WORDS |= {"AP": ({"AP"}, {"ANTERO", "POSTERIOR"}, {"ANTEROPOSTERIOR"})}
+FRONTAL_VIEWS = {"PA": ({"PA"}, {"POSTERO", "ANTERIOR"}, {"POSTEROANTERIOR"})}  # and by what words they are known
+FRONTAL_VIEWS |= {"AP": ({"AP"}, {"ANTERO", "POSTERIOR"}, {"ANTEROPOSTERIOR"})}
 RENDERED_BY = {"VOI LUT": "VOILUTSequence", "window": "WindowCenter and WindowWidth", "range": "PixelData"}
 # PS3.16 groups of codes for views and regions; pydicom has them, but for these older codes of SNOMED.
 CODE_GROUPS = ("cid4", "cid4009", "cid4031", "cid4010", "cid4011", "cid244")
@@ -155,8 +153,7 @@ def _guarded(what: str) -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except (Rejected, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
@@ -171,7 +168,7 @@ def _refuse_kind(header: _Header) -> None:
     from pydicom.uid import UID_dictionary
 
     modality, photometric = header.text("Modality"), header.text("PhotometricInterpretation")
-    refuse(modality not in MODALITIES, f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
+    refuse(modality not in ("CR", "DX"), f"Modality is {_shown(modality, OTHER_MODALITIES)}, not CR or DX")
     sop = str(header.value("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop not in SOP_CLASSES:
         name = UID_dictionary.get(sop, [_shown(sop, set())])[0]
@@ -196,8 +193,7 @@ def _refuse_kind(header: _Header) -> None:
 def _facts(header: _Header) -> dict:
     """What a header says of its radiograph, and whose it is; Rejected if it is not a frontal one of a human chest."""
     strange = [keyword for keyword, human in HUMAN.items() if header.text(keyword) not in human]
-    if animal := " ".join(strange) or header.naming(ANIMALS, DESCRIPTIONS):
-        raise Rejected(f"the patient is an animal: {animal}")
+    refuse(animal := " ".join(strange) or header.naming(ANIMALS, DESCRIPTIONS), f"the patient is an animal: {animal}")
     part, side = _body_part(header)
     view, contradiction = _view(header)
     photometric, shape = header.text("PhotometricInterpretation"), header.text("PresentationLUTShape")
@@ -231,7 +227,7 @@ def _view(header: _Header) -> tuple[str, str]:
     view = header.text("ViewPosition")
     refuse(view in OTHER_VIEWS, f"ViewPosition is {view}, not PA or AP")
     meaning, words, modifiers = _coded(header, "ViewCodeSequence", "ViewModifierCodeSequence")
-    coded = next((name for name, parts in VIEW_WORDS.items() if any(part <= words for part in parts)), "")
+    coded = next((name for name, known in FRONTAL_VIEWS.items() if any(each <= words for each in known)), "")
     if words & NOT_FRONTAL or (meaning and not coded and "FRONTAL" not in words):
         raise Rejected(f"ViewCodeSequence is {meaning or min(words & NOT_FRONTAL)}, not PA or AP")
     if modifiers & NOT_FRONTAL:

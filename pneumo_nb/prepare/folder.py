@@ -100,15 +100,11 @@ def phantom(
 ) -> Path:
     """The built-in phantom as the dataset `name`: written as DICOM under data/raw/, then prepared like any source."""
     _check(name, None)
-    numbers = f"{size.patients}-{size.positives}-{size.width}x{size.height}-seed{size.phantom_seed}"
-    source = paths.raw(f"phantom-{numbers}-{size.mix}")
-    with (
-        _alone(source),
-        _bar(disable=not progress, desc="phantom", total=size.patients, leave=False, delay=1) as bar,
-    ):
+    numbers = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
+    source = paths.raw("phantom-{}-{}-{}x{}-seed{}-{}".format(*numbers, size.mix))
+    with _alone(source), _bar(disable=not progress, desc="phantom", total=size.patients, leave=False, delay=1) as bar:
         _clear(source)
-        arguments = (size.patients, size.positives, size.width, size.height, size.phantom_seed)
-        phantom_files.write(source, *arguments, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
+        phantom_files.write(source, *numbers, progress=lambda done, _: bar.update(done - bar.n), mix=size.mix)
     return prepare(source, None, name, settings, progress)
 
 
@@ -189,7 +185,7 @@ def _convert(
     workers = workers or (processes.cores() if len(files) >= FEW else 1)
     with _bar(disable=not progress, desc="prepare", total=len(files), initial=len(done)) as bar:
         for task, told in convert.convert_all(job, tasks, workers):
-            journal.add({"position": task.position, "file": task.image_id} | told)
+            journal.add({"position": task.position, "image_id": task.image_id, "file": task.image_id} | told)
             bar.update()
 
 
@@ -203,11 +199,10 @@ def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerpri
     accepted, told = manifest.outcome(journal, job.settings)
     told = named | told | {"examples": _keep_examples(job, files, accepted), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, accepted["split"], told)
-    suspects = {Path(entry["file"]).stem for entry in journal if entry.get("suspected_text")}
-    for crop in job.suspects.glob("*.png"):
-        if crop.stem not in suspects:  # an earlier preparing left it
-            crop.unlink()
-    if not suspects and job.suspects.is_dir():
+    kept = {job.suspects / f"{Path(entry['file']).stem}.png" for entry in journal if entry.get("suspected_text")}
+    for crop in {*job.suspects.glob("*.png")} - kept:  # an earlier preparing left it
+        crop.unlink()
+    if not kept and job.suspects.is_dir():
         job.suspects.rmdir()
 
 

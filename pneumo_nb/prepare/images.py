@@ -193,15 +193,13 @@ def rendered(header: Any, counts: np.ndarray, least: int, voi: bool) -> tuple[np
     if padding is not None:  # it is rendered, but says nothing of the range
         others = np.where(np.arange(len(counts)) == int(padding - least) % len(counts), 0, counts)
         counts = others if others.any() else counts
-    x, low, high, known = _modality_values(header, counts, least)
-    grey, rendering = (x - low) / (high - low), "range"
-    table = _through_lut(header, "VOILUTSequence", x) if voi else None
-    centre, width = header.first("WindowCenter"), header.first("WindowWidth")
+    values = _modality_values(header, counts, least)
+    table = _through_lut(header, "VOILUTSequence", values[0]) if voi else None
+    x, low, high, known = table or values
+    grey, rendering = (x - low) / (high - low), "VOI LUT" if table else "range"
+    centre, width = header.first("WindowCenter"), header.first("WindowWidth", 0.0)
     function = header.text("VOILUTFunction") or "LINEAR"
-    if table:
-        (entries, white, known), rendering = table, "VOI LUT"
-        grey = entries / white
-    elif voi and centre is not None and width is not None and (width >= 1 or (width > 0 and function != "LINEAR")):
+    if voi and not table and centre is not None and (width >= 1 or (width > 0 and function != "LINEAR")):
         least_used, most_used = x[counts > 0].min(), x[counts > 0].max()
         around = centre - width / 2 <= least_used and most_used <= centre + width / 2
         if around and WIDE * (most_used - least_used) <= width:
@@ -215,9 +213,8 @@ def rendered(header: Any, counts: np.ndarray, least: int, voi: bool) -> tuple[np
 def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.ndarray, float, float, str]:
     """Values after the modality LUT or rescale, the least and greatest there can be, and by what range."""
     stored = np.arange(least, least + len(counts))
-    table = _through_lut(header, "ModalityLUTSequence", stored)
-    if table:
-        return table[0], 0.0, *table[1:]
+    if table := _through_lut(header, "ModalityLUTSequence", stored):
+        return table
     slope, intercept = header.first("RescaleSlope", 1.0), header.first("RescaleIntercept", 0.0)
     low, high, known = used_range(counts, least)
     if not slope or not math.isfinite(slope * 65536 + intercept):
@@ -226,8 +223,8 @@ def _modality_values(header: Any, counts: np.ndarray, least: int) -> tuple[np.nd
     return stored * slope + intercept, *sorted((low * slope + intercept, high * slope + intercept)), known
 
 
-def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, float, str] | None:
-    """PS3.3 C.11.1.1.1: entries for values, the largest there can be, and whether that is 'declared' or 'used'.
+def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, int, int, str] | None:
+    """PS3.3 C.11.1.1.1: entries for values, the least and greatest there can be, and if those are 'declared' or 'used'.
 
     None without a table, or with a faulty one. (pydicom's own functions wrap around at 256 entries of 8 bits.)
     """
@@ -246,7 +243,7 @@ def _through_lut(header: Any, keyword: str, x: np.ndarray) -> tuple[np.ndarray, 
         entries = np.asarray(data, np.float64)[:count]
         white = 2 ** max(1, int(entries.max()).bit_length()) - 1
         known = "declared" if white == 2**bits - 1 else "used"
-        return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], white, known
+        return entries[np.clip(np.rint(x).astype(np.int64) - first, 0, len(entries) - 1)], 0, white, known
     header.faulty.add(keyword)
     return None
 

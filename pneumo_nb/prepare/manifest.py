@@ -15,7 +15,7 @@ import pandas as pd
 
 from pneumo_nb.prepare.sources import DISEASE
 from pneumo_nb.prepare.splits import REMEDY, leak_groups, overlap, split
-from pneumo_nb.settings import PrepareSettings, refuse
+from pneumo_nb.settings import PrepareSettings, digest, refuse
 
 FORMAT = 4  # of the prepared folder; another number makes every dataset be prepared anew
 MANIFEST = ["image_id", "file", "patient_id", "label", *DISEASE, "split"]
@@ -23,7 +23,7 @@ MANIFEST += ["width", "height", "original_width", "original_height", "bits", "ph
 MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
 ROUNDED = ["suspected_text", "source_sha256", "sha256"]  # columns of a manifest in which a rounded grey level shows
 COUNTED = ["position", "image_id", "patient_id", "label", "split", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]
+COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]  # held of all images
 LISTED = {  # what a person should look at: counts, and what `summary` says of them
     "duplicates": "{} images show the same picture as another one{pictures}",
     "uids_of_two_pictures": "{} SOPInstanceUIDs are borne by files with different pictures",
@@ -114,7 +114,9 @@ def outcome(entries: Iterable[dict], settings: PrepareSettings) -> tuple[pd.Data
     several times and never held at once. ValueError: none was accepted, or a class is too small to split.
     """
     rejected = Counter(sorted(entry["reason"] for entry in entries if "reason" in entry))
-    images = _accepted(entries)
+    told = ([entry[column] for column in COUNTED] for entry in entries if "reason" not in entry)
+    kept = ([sys.intern(value) if isinstance(value, str) else value for value in row] for row in told)
+    images = pd.DataFrame(kept, columns=COUNTED, dtype=object)
     shown = "; ".join(f"{number}: {reason}" for reason, number in rejected.most_common(3))
     refuse(images.empty, f"none of the {rejected.total()} files became an image ({shown})")
     images["split"] = _parts(images, settings)
@@ -142,16 +144,8 @@ def write(folder: Path, entries: Iterable[dict], parts: Iterable[str], told: dic
     if "phantom" in told:
         drawn = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False).drop(columns=ROUNDED)
         manifest_sha256 = hashlib.sha256((drawn.to_csv(index=False) + told["phantom"]).encode()).hexdigest()
-    settings_digest = PrepareSettings.of(**told["settings"]).digest()
-    told = told | {"hash": hashlib.sha256(f"{manifest_sha256} {settings_digest}".encode()).hexdigest()}
+    told = told | {"hash": hashlib.sha256(f"{manifest_sha256} {digest(told['settings'])}".encode()).hexdigest()}
     (folder / "dataset.json").write_text(json.dumps(told, indent=1) + "\n")
-
-
-def _accepted(entries: Iterable[dict]) -> pd.DataFrame:
-    """What splitting and counting need to know of all images at once; the rest stays on disk."""
-    told = ([entry[column] for column in COUNTED] for entry in entries if "reason" not in entry)
-    kept = [[sys.intern(value) if isinstance(value, str) else value for value in row] for row in told]
-    return pd.DataFrame(kept, columns=COUNTED, dtype=object)
 
 
 def _parts(images: pd.DataFrame, settings: PrepareSettings) -> list[str]:

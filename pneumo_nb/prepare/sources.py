@@ -80,13 +80,12 @@ def layout(name: str = "", columns: str = "", positive: str = "", negative: str 
     refuse(name and name not in LAYOUTS, f"there is no layout {name!r}; the layouts are {', '.join(LAYOUTS)}")
     pairs = [[part.strip() for part in pair.partition("=")[::2]] for pair in _listed(columns)]
     refuse(not all(map(all, pairs)), "--columns needs pairs such as file=Path,label=Dx,patient_id=Subject")
-    chosen, classes = LAYOUTS.get(name, Layout()), {}
+    chosen = LAYOUTS.get(name, Layout())
     if positive or negative:
-        classes = {"positive": _listed(positive.lower()), "negative": _listed(negative.lower())}
-    chosen = replace(chosen, columns=chosen.columns | dict(pairs), **classes)
+        chosen = replace(chosen, positive=_listed(positive.lower()), negative=_listed(negative.lower()))
     if not chosen.positive and (chosen.published or chosen.negative):
         raise ValueError(f"which classes are label 1? layout {name or 'of your CSV'} needs --positive CLASS[,CLASS]")
-    return chosen
+    return replace(chosen, columns=chosen.columns | dict(pairs))
 
 
 def _listed(text: str) -> tuple[str, ...]:

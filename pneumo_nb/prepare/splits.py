@@ -23,9 +23,8 @@ def split(labels: Sequence[str], groups: Sequence[Hashable], settings) -> list[s
     parts = np.full(len(labels), "train", dtype=object)
     for part, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
         rest = np.flatnonzero(parts == "train")
-        if fraction and len(rest):
-            drawn = _draw([labels[i] for i in rest], [groups[i] for i in rest], fraction, chance)
-            parts[rest[drawn]] = part
+        drawn = _draw([labels[i] for i in rest], [groups[i] for i in rest], fraction, chance)
+        parts[rest[drawn]] = part
     there = set(zip(parts, labels, strict=True))
     for part in ("train", "test", "validation")[: 3 if settings.validation_fraction else 2]:
         for label in sorted(set(labels)):
