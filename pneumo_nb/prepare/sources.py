@@ -167,12 +167,11 @@ def _table(path: Path) -> list[list[str]]:
     Rows are as long as the header, or longer if that is a fault: spreadsheets add and drop empty cells at the end.
     """
     try:
-        content = path.read_bytes()
-        text = _composed(content.decode("utf-8-sig"))
+        text = _composed(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ValueError(f"the labels CSV {path.name!r} cannot be opened ({type(error).__name__})") from None
     except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
+        row = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"the labels CSV is not UTF-8 text in row {row}: save it as 'CSV UTF-8'") from None
     table, limit = [], csv.field_size_limit(len(text) + 1)  # a cell may be as long as the file
     try:
