@@ -107,9 +107,7 @@ def load(name: str, settings: TrainSettings) -> Dataset:
     needed, free = len(manifest) * size**2 * kind.itemsize, machine.free(torch.device("cpu"))
     squares, mapped = (square(_read(folder, row), size, settings.fit) for row in manifest.itertuples()), None
     if needed <= (free / 2 if settings.in_memory_mib == "half" else min(free, settings.in_memory_mib * 2**20)):
-        images = np.empty((len(manifest), 1, size, size), kind)
-        for position, image in enumerate(squares):
-            images[position, 0] = image
+        images = np.fromiter(squares, np.dtype((kind, (1, size, size))), len(manifest))
     else:
         mapped = _mapped(folder / f"squares-{size}-{settings.fit}-{about['hash'][:16]}", squares, needed, kind)
         images = np.frombuffer(mapped, kind).reshape(-1, 1, size, size)
