@@ -62,9 +62,8 @@ def read_dataset(name: str) -> tuple[Any, dict]:
         there = sorted(found.parent.name for found in prepared().glob("[!.]*/dataset.json"))
         told = f"there is no prepared dataset {name!r}; there is {', '.join(there) or 'none yet'}"
         raise ValueError(f"{told}: make one with python -m pneumo_nb prepare, or the phantom with notebook 01")
-    manifest = pd.read_csv(prepared(name) / "manifest.csv", keep_default_na=False, dtype=dict.fromkeys(TEXTS, str))
-    for column in manifest.columns.intersection(NUMBERS):
-        manifest[column] = pd.to_numeric(manifest[column], errors="coerce")
+    kinds = {"dtype": dict.fromkeys(TEXTS, str), "na_values": dict.fromkeys(NUMBERS, "")}
+    manifest = pd.read_csv(prepared(name) / "manifest.csv", keep_default_na=False, **kinds)
     return manifest, json.loads((prepared(name) / "dataset.json").read_text())
 
 
