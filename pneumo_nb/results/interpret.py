@@ -70,10 +70,8 @@ def grad_cam(net: nn.Module, x: Tensor, layer: str) -> np.ndarray:
     return (weights * maps[0]).sum(dim=1, keepdim=True).relu().detach().cpu().numpy()
 
 
-def deletion_and_insertion(
-    net: nn.Module, x: Tensor, importance: np.ndarray, steps: int = 10
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of pneumoconiosis while the most important pixels go, and while they come: both (steps + 1,).
+def deletion_and_insertion(net: nn.Module, x: Tensor, importance: np.ndarray, steps: int = 10) -> np.ndarray:
+    """Probability of pneumoconiosis while the most important pixels go, and while they come: (2, steps + 1).
 
     `x` is one radiograph (1, channels, height, width), `importance` (height, width). Deletion starts from it and blurs
     it from the most important pixel on; insertion starts from the blurred one (Petsiuk et al. 2018, Section 3.3).
@@ -90,7 +88,7 @@ def deletion_and_insertion(
         with torch.inference_mode():
             logits = torch.cat([net.eval()(part) for part in parts])
         curves.append(logits.softmax(dim=1)[:, POSITIVE].cpu().numpy())
-    return tuple(curves)
+    return np.stack(curves)
 
 
 def _module(net: nn.Module, name: str) -> nn.Module:
