@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pneumo_nb import metrics, paper, paths
+from pneumo_nb import metrics, paper
 from pneumo_nb.results import comparisons
 from pneumo_nb.settings import DENSENET_FIELDS, TrainSettings
-from pneumo_nb.train import runs
+from pneumo_nb.train import reference, runs
 
 CONFIDENCE = 0.05  # two-sided; what Holm's adjustment keeps for the five claims together
 ENOUGH_SEEDS = 3  # with fewer, how far trainings of one column lie apart cannot be seen
@@ -36,13 +36,12 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
         row |= {name: run.record[name] for name in FROM_RECORD}
         rows += [place | row for place in _places(run.settings)]
     frame = pd.DataFrame(rows).astype({"table": "Int64", "seed": "Int64"})
-    frame["place"] = frame["column"].factorize()[0]
-    return frame.sort_values(["table", "place", *ORDER[2:]], ignore_index=True).drop(columns="place")
+    return frame.sort_values(ORDER, key=lambda of: of.factorize()[0] if of.name == "column" else of, ignore_index=True)
 
 
 def of_reference(name: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """What `on` and `claims` gave for the reference of that name, such as `study`; None where it is not kept."""
-    folder = paths.root() / "outputs" / "reference" / name
+    folder = reference.folder(name)
     if not (folder / "claims.csv").is_file():
         return None
     kept, found = (pd.read_csv(folder / f"{table}.csv", dtype={"dataset": str}) for table in ("tables", "claims"))
