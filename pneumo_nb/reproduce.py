@@ -149,8 +149,7 @@ def reproduce(
             _keep(reference, dataset, command)
         made = _signatures({name: of for name, of in asked.items() if name not in failures}, folder)
         paths.write(signed, json.dumps(before | made, indent=1))
-    if failures:
-        raise Failed("; ".join(failures.values()))
+    settings.refuse(failures, "; ".join(failures.values()), Failed)
     return first
 
 
@@ -282,9 +281,9 @@ def _keep(name: str, dataset: str, command: str) -> None:
     trained = Counter(record["device"] for record in records.values())
     where = ", ".join(f"{count} on {device}" for device, count in sorted(trained.items()))
     hours = sum(record["seconds"] for record in records.values()) / 3600
-    text = f"# {name}\nMeasured once and kept, without weights: {len(records)} runs ({where}), {hours:.1f} hours.\n"
-    text += "Made, and made again, in the project's folder by\n"
-    text = "\n".join([text, *commands, "", "Results on a phantom are results on a phantom.", ""])
+    kept = f"Measured once and kept, without weights: {len(records)} runs ({where}), {hours:.1f} hours."
+    how = "Made, and made again, in the project's folder by"
+    text = "\n".join([f"# {name}", kept, how, "", *commands, "", "Results on a phantom are results on a phantom.", ""])
     found = {"tables": tables.on(*hashes), "claims": tables.claims(*hashes)} | _texture(name, hashes)
     reference.write(name, mine, text, **found)
 
