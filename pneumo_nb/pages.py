@@ -32,8 +32,7 @@ class _Renderer(markdown_mistune.IPythonRenderer):
         return super().link(text, url.replace(".ipynb", ".html"), title)
 
 
-def _markdown(source: str) -> str:
-    return markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
+MARKDOWN = markdown_mistune.MarkdownWithMath(renderer=_Renderer(escape=False))
 
 
 def report(folder: Path, names: list[str], kept: Sequence[str] = ()) -> Path:
@@ -65,7 +64,7 @@ def page(notebook: Path, links: list[tuple[str, str]]) -> str:
     for cell in cells.cells:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _moves_offline(output, models)]
-    body, _ = HTMLExporter(template_name="basic", filters={"markdown2html": _markdown}).from_notebook_node(cells)
+    body, _ = HTMLExporter(template_name="basic", filters={"markdown2html": MARKDOWN.render}).from_notebook_node(cells)
     return _whole(_title(cells), body, links)
 
 
