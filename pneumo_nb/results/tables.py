@@ -30,7 +30,7 @@ def on(*dataset_hashes: str) -> pd.DataFrame:
         place = {"table": column.table, "column": column.name, "source": "paper", "protocol": "paper"}
         counts = metrics.Counts(column.tp, column.fp, column.fn, column.tn)
         rows.append(columns | place | _with_intervals(counts) | dict.fromkeys(FROM_RECORD, np.nan))
-    for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
+    for run in runs.finished(*dataset_hashes):
         row = {"source": "run", "dataset": run.record["dataset"]["name"], "protocol": protocol(run.settings)}
         row |= {"seed": run.settings.seed, "key": run.key} | _with_intervals(run.counts)
         row |= {name: run.record[name] for name in FROM_RECORD}
@@ -209,7 +209,7 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
     """
     usual = TrainSettings().model_dump(include=DENSENET_FIELDS)
     groups = {}
-    for run in (run for dataset_hash in dataset_hashes for run in runs.finished(dataset_hash)):
+    for run in runs.finished(*dataset_hashes):
         dataset, recipe = run.record["dataset"], protocol(run.settings.varied(**usual))  # but for DenseNets' own
         about = dataset["hash"], recipe, dataset["name"], protocol(run.settings)
         groups.setdefault(about, []).append(run)

@@ -183,9 +183,9 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         paths.write(folder / name, content)
 
 
-def finished(dataset_hash: str) -> list[Run]:
-    """All finished runs on one prepared dataset, in the order of their keys; none of another format: it means other."""
+def finished(*dataset_hashes: str) -> list[Run]:
+    """All finished runs on these datasets, one after the other, in the order of their keys; of another format none."""
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
     every = sorted((reference.records() | found).items())
     of_format = [Run(key, record, name) for key, (name, record) in every if record["format"] == RUN_FORMAT]
-    return [run for run in of_format if run.record["dataset"]["hash"] == dataset_hash]
+    return [run for wanted in dataset_hashes for run in of_format if run.record["dataset"]["hash"] == wanted]
