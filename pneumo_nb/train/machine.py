@@ -97,7 +97,7 @@ def shortage_named(settings: TrainSettings, device: torch.device) -> Iterator[No
     """If memory runs out all the same, say in one line what to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise  # not what torch says on a CPU
         error.with_traceback(None)  # its frames would keep the failed step's tensors

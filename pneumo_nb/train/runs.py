@@ -174,10 +174,10 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
         | {name: version(name) for name in ("pneumo_nb", "torch", "torchvision", "numpy", "opencv-python-headless")},
     }
     files = {
-        "history.csv": trained.history.to_csv(index=False).encode(),
-        "predictions.csv": predictions.to_csv(index=False).encode(),
+        "history.csv": trained.history.to_csv(index=False),
+        "predictions.csv": predictions.to_csv(index=False),
         "weights.safetensors": save({name: value.contiguous() for name, value in trained.weights.items()}),
-        "record.json": json.dumps(record, indent=2).encode() + b"\n",
+        "record.json": json.dumps(record, indent=2) + "\n",
     }
     for name, content in files.items():
         paths.write(folder / name, content)

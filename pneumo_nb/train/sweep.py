@@ -121,7 +121,7 @@ def _train_on_cluster(missing: dict[str, TrainSettings], data: Dataset, device: 
         done = tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False)
         gone = ConnectionError("the Dask scheduler went away")
         errors = {one.key: gone if one.status == "cancelled" else one.exception() for one in done}
-    return {key: error for key, error in errors.items() if error}
+    return {key: errors[key] for key in missing if errors.get(key)}  # not as they happened to end
 
 
 def _task(name: str, dataset_hash: str, device: str) -> Callable[[TrainSettings, str], None]:
@@ -169,7 +169,7 @@ def _all_in_one_line(failures: dict[str, BaseException], asked: dict[str, TrainS
     """The failed runs, each by the settings in which those asked for differ, with what they died of."""
     differing = [name for name in TrainSettings.model_fields if len({getattr(s, name) for s in asked.values()}) > 1]
     by_reason: dict[str, list[str]] = {}
-    for key, error in ((key, failures[key]) for key in asked if key in failures):  # not as they happened to end
+    for key, error in failures.items():
         names = ", ".join(f"{field} = {getattr(asked[key], field)}" for field in differing or ["model", "seed"])
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         by_reason.setdefault(reason, []).append(f"({names})")
