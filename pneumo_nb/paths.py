@@ -86,8 +86,7 @@ def pseudonym_secret() -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """Yield a sibling of `path` to write a file or a folder to; it takes the name `path` only if the block ends well.
 
-    A file or folder already at `path` is replaced. Whatever goes wrong, nothing half-written bears the name `path`. An
-    OSError names `path` when the disk is full or may not be written.
+    A file or folder already at `path` is replaced. An OSError names `path` when the disk is full or may not be written.
     """
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:

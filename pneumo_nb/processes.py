@@ -1,7 +1,4 @@
-"""This machine's cores and memory, and a function over many tasks in child processes that share them.
-
-A task that crashes, hangs or swells costs itself, never the run.
-"""
+"""This machine's cores and memory; tasks in child processes: one that crashes, hangs or swells costs itself only."""
 
 import ctypes
 import multiprocessing
@@ -54,9 +51,8 @@ def cores() -> int:
 def keep_memory(wanted: bool) -> None:
     """Let this process keep the memory that it frees, or give all but small blocks back at once.
 
-    Work of one kind asks for the same blocks again, and to get them zeroed takes about as long as to compute what goes
-    into them. But what is kept falls to pieces, and comes to two or three times what is in use. Of itself glibc keeps
-    blocks of up to 32 MiB; other C libraries are left as they are.
+    Kept blocks need not be zeroed again, but fall to pieces, to two or three times what is in use. Of itself glibc
+    keeps blocks of up to 32 MiB; other C libraries are left as they are.
     """
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell:

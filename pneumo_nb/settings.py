@@ -95,8 +95,7 @@ COMMON = {"DATASET", "DEVICE", "SEEDS", "SCHEDULER"}  # parameters of notebooks 
 def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
     """A ValueError for the first name in capitals that is no parameter, with the nearest that is.
 
-    `names` may be all of a notebook's globals. MODEL and SEED are none: a notebook is about its model, and SEEDS holds
-    the seeds.
+    `names` may be all of a notebook's globals. MODEL and SEED are none: a notebook is about its model, and has SEEDS.
     """
     fields = {*PhantomSettings.model_fields, *PrepareSettings.model_fields, *TrainSettings.model_fields}
     known = sorted({field.upper() for field in fields - {"model", "seed"}} | COMMON | set(own))
