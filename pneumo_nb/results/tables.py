@@ -98,7 +98,7 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
             about = run.record["dataset"]["name"], protocol(run.settings), column.table, column.name
             groups.setdefault(about, (column, []))[1].append(run)
     rows = []
-    for about, (column, seeds) in sorted(groups.items(), key=lambda group: group[0]):
+    for about, (column, seeds) in sorted(groups.items()):
         tested = [_called(run) for run in seeds]
         patients, labels, sure = tested[0]["patient_id"], tested[0]["label"], [test["sure"] for test in tested]
         generator, means = np.random.default_rng(0), []
@@ -214,7 +214,7 @@ def claims(*dataset_hashes: str) -> pd.DataFrame:
         about = dataset["hash"], recipe, dataset["name"], protocol(run.settings)
         groups.setdefault(about, []).append(run)
     rows = []
-    for about, trained in sorted(groups.items(), key=lambda group: group[0]):
+    for about, trained in sorted(groups.items()):
         for claim in paper.CLAIMS:
             columns = claim.before, claim.after
             before, after = ([run for run in trained if fills(column, run.settings)] for column in columns)
