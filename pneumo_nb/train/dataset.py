@@ -121,8 +121,7 @@ def _mapped(file: Path, squares: Iterator[np.ndarray], needed: int, kind: np.dty
             if needed > (room := shutil.disk_usage(file.parent).free):
                 raise MemoryError(f"{file.name} of {needed / 2**30:.1f} GiB: {room / 2**30:.1f} GiB are free on disk")
             with paths.whole(file) as beside, beside.open("wb") as pixels:
-                for image in squares:
-                    pixels.write(image.astype(kind).tobytes())
+                pixels.writelines(image.astype(kind).tobytes() for image in squares)
     with file.open("rb") as pixels:
         return mmap.mmap(pixels.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
 
@@ -139,12 +138,12 @@ def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
     Of `lungs` and `opacities` those of which every one of the radiographs has a mask; often, of real ones, neither.
     """
     folder, known = paths.prepared(data.name) / "masks", {}
-    for name in ("lungs", "opacities"):
+    for name, covered in COVERED.items():
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
             read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
             grey = np.stack([square(mask, data.image_size, data.fit) for mask in read])
-            known[name] = grey >= COVERED[name] * 255
+            known[name] = grey >= covered * 255
     return known
 
 
