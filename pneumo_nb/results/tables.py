@@ -184,7 +184,7 @@ def difference(before: Sequence[runs.Run], after: Sequence[runs.Run], metric: st
     seeds = generator.multinomial(len(gains), np.full(len(gains), 1 / len(gains)), DRAWS)
     sizes = (images * eligible).sum(axis=1)
     drawn = ((seeds @ gains) * images).sum(axis=1)[sizes > 0] / sizes[sizes > 0] / len(gains)
-    low, high = np.quantile(drawn, (CONFIDENCE / 2, 1 - CONFIDENCE / 2))
+    low, high = np.quantile(drawn, comparisons.ENDS)
     p = min(1.0, (2 * min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1) / (len(drawn) + 1))
     return comparisons.Difference(float(gains.sum() / eligible.sum() / len(gains)), float(low), float(high), float(p))
 
