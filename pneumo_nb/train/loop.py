@@ -59,8 +59,7 @@ def fit(
     with (
         machine.shortage_named(settings, device),
         machine.arithmetic(settings),
-        # before cores are held, since the bar starts a thread
-        _bar(settings, len(training), len(done["history"]), progress) as bar,
+        _bar(settings, len(training), len(done["history"]), progress) as bar,  # before own_cores: it starts a thread
         machine.own_cores(device.type == "cpu" and not settings.compile),  # compiling starts processes
     ):
         for epoch in range(len(done["history"]) + 1, settings.epochs + 1):
