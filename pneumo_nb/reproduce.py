@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,12 @@ def reproduce(
         raise ValueError(f"--reference {reference}: small letters, digits and hyphens are right")
     assigned = check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))
     folder = paths.report().with_name("executed") / dataset
-    with paths.alone(paths.report().with_name(".report.lock"), "the report"), ExitStack() as cluster:
+    own = sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))) if jobs > 1 else nullcontext()
+    with paths.alone(paths.report().with_name(".report.lock"), "the report"), own as address:
         for left in (folder, paths.report()):
             paths.clear(left)
-        if jobs > 1:
-            address = cluster.enter_context(sweep.cluster(jobs, runs.device(values.get("DEVICE", "auto"))))
-            for given in assigned.values():
-                given |= {"SCHEDULER": address} if "SCHEDULER" in given else {}
+        for given in assigned.values():
+            given |= {"SCHEDULER": address} if address and "SCHEDULER" in given else {}
         asked = _asked(assigned)  # before any is run: what somebody edits meanwhile is for the next time
         signed = folder / "signatures.json"
         before = json.loads(signed.read_text()) if signed.is_file() else {}
