@@ -86,7 +86,6 @@ class Claim:
     """A sentence of the paper that says that a metric is higher in one column than in another."""
 
     name: str
-    section: str
     quote: str
     metric: str
     before: Column
@@ -103,17 +102,17 @@ class Claim:
         return TESTING["positive"] if self.metric == "recall" else sum(TESTING.values())
 
 
-MORE_RECALL = "Under rebalanced training, ResNet34 achieved a 3.6% higher recall rate"
-DEEPER = "deeper layers [...] significantly improved the diagnostic accuracy by 4.3%"
-NO_DROPOUT = "the dropout operation decreased accuracy"
-REDUCED = "a lower reduction rate significantly improved the diagnostic accuracy by [...] 5%"
-BOTTLENECK = "the deep convolutional model with bottleneck blocks was 5% higher in detection accuracy"
+MORE_RECALL = "Under rebalanced training, ResNet34 achieved a 3.6% higher recall rate"  # Section 4
+DEEPER = "deeper layers [...] significantly improved the diagnostic accuracy by 4.3%"  # Section 4
+NO_DROPOUT = "the dropout operation decreased accuracy"  # Section 4
+REDUCED = "a lower reduction rate significantly improved the diagnostic accuracy by [...] 5%"  # Section 4
+BOTTLENECK = "the deep convolutional model with bottleneck blocks was 5% higher in detection accuracy"  # Section 3.2.4
 CLAIMS = (
-    Claim("balanced training", "Section 4", MORE_RECALL, "recall", column(2, "n = 1"), column(2, "n = 5")),
-    Claim("deeper layers", "Section 4", DEEPER, "accuracy", column(3, "DenseNet40"), column(3, "DenseNet53")),
-    Claim("no dropout", "Section 4", NO_DROPOUT, "accuracy", column(4, "drop rate 0.25"), column(4, "drop rate 0")),
-    Claim("lower reduction", "Section 4", REDUCED, "accuracy", column(5, "reduction 1"), column(5, "reduction 0.25")),
-    Claim("bottleneck blocks", "Section 3.2.4", BOTTLENECK, "accuracy", *table(6)),
+    Claim("balanced training", MORE_RECALL, "recall", column(2, "n = 1"), column(2, "n = 5")),
+    Claim("deeper layers", DEEPER, "accuracy", column(3, "DenseNet40"), column(3, "DenseNet53")),
+    Claim("no dropout", NO_DROPOUT, "accuracy", column(4, "drop rate 0.25"), column(4, "drop rate 0")),
+    Claim("lower reduction", REDUCED, "accuracy", column(5, "reduction 1"), column(5, "reduction 0.25")),
+    Claim("bottleneck blocks", BOTTLENECK, "accuracy", *table(6)),
 )
 
 
