@@ -33,7 +33,6 @@ from pneumo_nb import pages, paths, processes, settings
 from pneumo_nb.train import machine, reference, runs, sweep
 
 ROOM, SMALL = 6 * 2**30, 256  # bytes of free memory, and pixels a side, with which two notebooks run at once
-STAGES = settings.PhantomSettings, settings.PrepareSettings, settings.TrainSettings
 
 
 class Failed(RuntimeError):
@@ -76,10 +75,10 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
     if small := [name for name in values if not name.isupper()]:
         raise ValueError(f"there is no parameter {small[0]}: they are in capitals, such as {small[0].upper()}")
     settings.refuse_unknown(values, defaults)
-    fields = {name.upper() for stage in STAGES for name in stage.model_fields}
+    fields = {name.upper() for stage in settings.STAGES for name in stage.model_fields}
     own = {name: _typed(name, values[name], defaults.get(name, "''")) for name in values.keys() - fields}
     values = values | own
-    for stage in STAGES:
+    for stage in settings.STAGES:
         values |= {name.upper(): value for name, value in stage.from_parameters(values) if name.upper() in values}
     settings.seeds(values.get("SEEDS", 0))
     if values.get("RUN"):

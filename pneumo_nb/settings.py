@@ -97,7 +97,7 @@ def refuse_unknown(names: Iterable[str], own: Iterable[str] = ()) -> None:
 
     `names` may be all of a notebook's globals. MODEL and SEED are none: a notebook is about its model, and has SEEDS.
     """
-    fields = {*PhantomSettings.model_fields, *PrepareSettings.model_fields, *TrainSettings.model_fields}
+    fields = {name for stage in STAGES for name in stage.model_fields}
     known = sorted({field.upper() for field in fields - {"model", "seed"}} | COMMON | set(own))
     for name in (name for name in names if name.isupper() and name not in known):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
@@ -248,3 +248,6 @@ class TrainSettings(Settings):
         """What `models.build` needs to know but the seed; the fields of DenseNets only where they count."""
         names = {"model", "channels", "norm_layer"} | (DENSENET_FIELDS if self.model == "densenet" else set())
         return self.model_dump(include=names)
+
+
+STAGES = PhantomSettings, PrepareSettings, TrainSettings
