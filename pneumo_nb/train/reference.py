@@ -77,8 +77,7 @@ def write(name: str, trained: Sequence[Any], readme: str = "", **tables: pd.Data
     for part, keys, digits in ((IMAGES, hashes, None), (PREDICTIONS, told, "%.9g"), (HISTORY, told, "%.6g")):
         frame = pd.concat({key: kept[part][key] for key in sorted(keys)}, names=["of"]).reset_index("of")
         files[part] = lzma.compress(frame.to_csv(index=False, float_format=digits).encode(), preset=9)
-    for title, table in tables.items():
-        files[f"{title}.csv"] = table.to_csv(index=False, float_format="%.6g")
+    files |= {f"{title}.csv": table.to_csv(index=False, float_format="%.6g") for title, table in tables.items()}
     files |= {"README.md": readme, RUNS: json.dumps([told[key] for key in sorted(told)], indent=1) + "\n"}
     for file, content in files.items():  # the records last: what they do not name is not there
         paths.write(folder(name) / file, content)
