@@ -54,11 +54,10 @@ def keep_memory(wanted: bool) -> None:
     Kept blocks need not be zeroed again, but fall to pieces, to two or three times what is in use. Of itself glibc
     keeps blocks of up to 32 MiB; other C libraries are left as they are.
     """
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell:
-        tell(MMAP_THRESHOLD, 2**20)
-        tell(MMAP_MAX, 0 if wanted else 2**16)
-        tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
+    tell = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
+    tell(MMAP_THRESHOLD, 2**20)
+    tell(MMAP_MAX, 0 if wanted else 2**16)
+    tell(TRIM_THRESHOLD, -1 if wanted else 2**26)
 
 
 def spread(
