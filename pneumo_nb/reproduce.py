@@ -20,7 +20,6 @@ from typing import Any
 import nbformat
 import pandas as pd
 import papermill
-import psutil
 import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -184,7 +183,7 @@ def _execute_all(chosen: Sequence[Path], folder: Path, assigned: dict[Path, dict
     given = {name: value for values in assigned.values() for name, value in values.items()}  # as `check` has read them
     small, device = given.get("IMAGE_SIZE", 0) <= SMALL, runs.device(given.get("DEVICE", "auto"), elsewhere=True)
     share = processes.cores() // 2 if device.type == "cpu" else 0
-    lanes = ThreadPoolExecutor(2 if share and small and psutil.virtual_memory().available > ROOM else 1)
+    lanes = ThreadPoolExecutor(2 if share and small and machine.free(device) > ROOM else 1)
     ended = {}
     with _private(share) as start, tqdm(desc="notebooks", unit="notebook", total=len(chosen)) as bar:
         try:
