@@ -15,6 +15,8 @@ study: setup  ## the paper's numbers of patients, both mixes of disease: outputs
 		-p DATASET phantom-study-screening -p MIX screening
 	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
 		-p NORM_STATISTICS training_set --only 03,04,05,06
+	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
+		-p DATASET phantom-study-screening -p MIX screening -p NORM_STATISTICS training_set --only 03,04,05,06
 
 test: setup  ## every check of a change: style, the notebooks against their stored outputs, the tests of the module
 	$(BIN)/ruff check .
