@@ -251,6 +251,7 @@ def _private(threads: int) -> Iterator[Callable[[str], dict[str, Any]]]:
             surroundings["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", folder)
         if threads:
             surroundings["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        # not by ipykernel_launcher, which takes the working directory out of PYTHONPATH
         launch = [sys.executable, "-P", "-m", "ipykernel", "-f", "{connection_file}"]
         launch += ["--log-level=50", "--InteractiveShellApp.ignore_cwd=True"]  # for the latter see __main__
         spec = KernelSpec(argv=launch, env=surroundings, display_name="Python 3", language="python")

@@ -23,7 +23,7 @@ MANIFEST += ["width", "height", "original_width", "original_height", "bits", "ph
 MANIFEST += ["acquired", "suspected_text", "grey_range", "faulty", "contradiction", "source_sha256", "sha256"]
 ROUNDED = ["suspected_text", "source_sha256", "sha256"]  # columns of a manifest in which a rounded grey level shows
 COUNTED = ["position", "image_id", "patient_id", "label", "split", "stage", "view", "spacing_mm", "sha256", "uid"]
-COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]  # held of all images
+COUNTED += ["patient_from", "body_part", "acquired", "grey_range", "faulty", "contradiction"]  # in memory, of all
 LISTED = {  # what a person should look at: counts, and what `summary` says of them
     "duplicates": "{} images show the same picture as another one{pictures}",
     "uids_of_two_pictures": "{} SOPInstanceUIDs are borne by files with different pictures",

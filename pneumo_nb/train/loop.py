@@ -53,7 +53,7 @@ def fit(
     identity = {"dataset": data.hash} | settings.model_dump()
     done = checkpoints.resume(checkpoint, identity, net, optimiser) or {"history": [], "weights": {}, "seconds": 0.0}
     training, step = data.part("train"), _step(settings, net, optimiser, feed)
-    evaluated = machine.at_once(settings.image_size, device)
+    evaluated = machine.at_once(settings.image_size, device)  # `logits` fills up what is less
     room = machine.refuse_too_large(settings, net, device, min(settings.batch_size, len(training)), evaluated)
     processes.keep_memory(room > 3)  # as much as it may come to
     with (

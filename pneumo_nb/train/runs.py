@@ -184,7 +184,7 @@ def _store(folder: Path, settings, data, trained: loop.Trained, on: torch.device
 
 
 def finished(*dataset_hashes: str) -> list[Run]:
-    """All finished runs on these datasets, one after the other, in the order of their keys; of another format none."""
+    """All finished runs on these datasets, for each by their keys; none of another format: it means other numbers."""
     found = {path.parent.name: ("", reference.read(path)) for path in paths.runs().glob("*/record.json")}
     every = sorted((reference.records() | found).items())
     of_format = [Run(key, record, name) for key, (name, record) in every if record["format"] == RUN_FORMAT]
