@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -120,6 +121,8 @@ def alone(lock: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            if getattr(multiprocessing.current_process(), "_inheriting", False):
+                sys.exit(1)  # the owner's child, which imports its unguarded script: the owner, who waits, says so
             print(f"another process is busy with {work}: waiting until it is done", file=sys.stderr, flush=True)
             fcntl.flock(held, fcntl.LOCK_EX)
         except OSError:

@@ -108,7 +108,9 @@ def test_no_tasks_no_results():
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from test_processes import act
+from pneumo_nb import paths
 from pneumo_nb.processes import spread
 {guard}
     for task, result in spread(act, sys.argv[1:], workers=1):
@@ -146,6 +148,7 @@ def group(leader: int) -> list[str]:
     return [command for session, state, command in rows if session == str(leader) and not state.startswith("Z")]
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path):
-    printed, errors = start(tmp_path, "a", guard="if True:").communicate(timeout=60)
-    assert printed == "" and "a script needs `if __name__ == '__main__':`" in errors
+@pytest.mark.parametrize("guard", ["if True:", "with paths.alone(Path(sys.path[0]) / 'lock', 'the work'):"])
+def test_a_script_without_a_guard_is_told_so(tmp_path, guard):
+    printed, errors = start(tmp_path, "a", guard=guard).communicate(timeout=60)
+    assert printed == "" and "a script needs `if __name__ == '__main__':`" in errors and "waiting" not in errors
