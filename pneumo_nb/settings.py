@@ -128,8 +128,8 @@ class PhantomSettings(Settings):
 
     patients: int = _field(720, "radiographs, one for each patient", "706 (2.1)", ge=10)
     positives: int = _field(180, "with pneumoconiosis", "142 (2.1)", ge=2)
-    width: int = _field(256, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
-    height: int = _field(265, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
+    width: int = _field(512, "pixels of the original", "four times 694 (2.1): 2776", ge=128)
+    height: int = _field(530, "pixels of the original", "four times 719 (2.1): 2876", ge=128)
     phantom_seed: int = _field(0, "every radiograph follows from it and from its index", ge=0)
     mix: Literal["marked", "screening"] = _field("marked", "disease of the positives: screening is mostly early stages")
 

@@ -7,6 +7,7 @@ from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
 from matplotlib import style
 from matplotlib.figure import Figure
@@ -47,6 +48,15 @@ def jpeg(figure: Figure, quality: int = 50) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="jpeg", dpi=100, pil_kwargs={"quality": quality})
     return content.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file of 256 colours: for plots, several times smaller than the PNG that a notebook keeps."""
+    content, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    full = PIL.Image.open(content).convert("RGB")
+    full.quantize(method=PIL.Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)  # rare ones kept too
+    return small.getvalue()
 
 
 @ours()

@@ -205,10 +205,23 @@ def test_a_contact_sheet_shows_every_picture_with_its_title_and_fits_wide_ones_i
     assert [axes.get_title() for axes in figure.axes if axes.images] == ["a", "b", "c"]
 
 
-def test_a_figure_as_jpeg_is_what_was_drawn():
+def test_a_png_of_few_colours_keeps_every_group_apart():
+    rows = [{"label": f"{line}", "group": group, "value": line} for line in range(12) for group in "abcdef"]
+    figure, full = figures.dots(pd.DataFrame(rows), "x"), io.BytesIO()
+    figure.savefig(full, format="png", dpi=100)
+    before, after = (
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).astype(int)
+        for content in (full.getvalue(), figures.png(figure))
+    )
+    assert np.abs(after - before).max() < 16
+    assert 2 * len(figures.png(figure)) < len(full.getvalue())
+
+
+@pytest.mark.parametrize("kind", [figures.jpeg, figures.png])
+def test_a_figure_as_a_file_is_what_was_drawn(kind):
     white, black = np.full((10, 10), 255, np.uint8), np.zeros((10, 10), np.uint8)
     figure = figures.contact_sheet([white, black], ["", ""], columns=2)
-    picture = cv2.imdecode(np.frombuffer(figures.jpeg(figure), np.uint8), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imdecode(np.frombuffer(kind(figure), np.uint8), cv2.IMREAD_GRAYSCALE)
     height, width = picture.shape
     assert (width, height) == (340, 195)
     assert picture[height // 2 + 10, width // 4] > 250 and picture[height // 2 + 10, 3 * width // 4] < 5
