@@ -44,8 +44,8 @@ def test_it_was_executed_from_top_to_bottom_without_error_or_stderr(notebook):
 
 def test_every_figure_is_stored_as_a_picture(notebook):
     outputs = [output.get("data", {}) for cell in code(notebook) for output in cell.outputs]
-    figures = [data for data in outputs if re.match(r"<\w+ size \d+x", data.get("text/plain", ""))]
-    assert figures and all("image/png" in data for data in figures)
+    figures = [data for data in outputs if re.match(r"<\w+ size \d+x|<IPython.*\.Image ", data.get("text/plain", ""))]
+    assert figures and all(data.keys() & {"image/png", "image/jpeg"} for data in figures)
 
 
 def test_deterministic_cells_are_tagged_and_hold_outputs(notebook):
