@@ -14,7 +14,7 @@ study: setup  ## the paper's numbers of patients, both mixes of disease: outputs
 	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
 		-p DATASET phantom-study-screening -p MIX screening
 	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
-		-p NORM_STATISTICS training_set --only 03,04,05,06
+		-p NORM_STATISTICS training_set --only 02,03,04,05,06
 	$(BIN)/python -m pneumo_nb reproduce --params notebooks/params/study.yaml --reference study \
 		-p DATASET phantom-study-screening -p MIX screening -p NORM_STATISTICS training_set --only 03,04,05,06
 
