@@ -120,8 +120,8 @@ def reproduce(
     end, naming each failure. While another process makes a report here, this one says so and waits.
     """
     chosen, dataset = notebooks(only), values.get("DATASET", "phantom")
-    if jobs < 1 or (jobs > 1 and values.get("SCHEDULER")):
-        raise ValueError(f"--jobs {jobs}: a number from 1 is right, and 1 with --scheduler, which trains on a cluster")
+    processes.refuse_count("--jobs", jobs)
+    settings.refuse(jobs > 1 and values.get("SCHEDULER"), f"--jobs {jobs}: --scheduler trains elsewhere, without it")
     if reference and not re.fullmatch("[a-z0-9][a-z0-9-]*", reference):
         raise ValueError(f"--reference {reference}: small letters, digits and hyphens are right")
     assigned = check(chosen, values | ({"SCHEDULER": ""} if jobs > 1 else {}))

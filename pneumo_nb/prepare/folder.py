@@ -125,7 +125,7 @@ def _look_through(
 def _check(name: str, workers: int | None) -> None:
     if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
         raise ValueError(f"{name!r} cannot name a dataset: use up to 64 letters, digits, '-' and '_'")
-    refuse(workers is not None and workers < 1, f"workers = {workers}: there must be at least 1")
+    processes.refuse_count("workers", 1 if workers is None else workers)
 
 
 def _record(source: Path) -> str:
