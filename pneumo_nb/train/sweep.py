@@ -19,6 +19,7 @@ from pneumo_nb.settings import TrainSettings
 from pneumo_nb.train import runs
 from pneumo_nb.train.dataset import Dataset
 
+KIND = "train-"  # of Dask's tasks, as their keys begin
 PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker to come
 
 
@@ -115,12 +116,13 @@ def _train_on_cluster(missing: dict[str, TrainSettings], data: Dataset, device: 
         paths.runs(key).mkdir(parents=True, exist_ok=True)  # the sign by which a worker knows that it shares outputs/
     train, needs = _task(data.name, data.hash, device.type), {"GPU": 1} if device.type == "cuda" else {}
     with _client(scheduler, needs) as client:
-        # by its run's key, a task that two ask the scheduler for is done once
-        asked = [client.submit(train, one, key, key=key, resources=needs) for key, one in missing.items()]
+        # by its run's key, a task that two ask the scheduler for is done once; by KIND, it knows how long others took,
+        # and moves what waits behind a long one to a worker without work
+        asked = [client.submit(train, one, key, key=KIND + key, resources=needs) for key, one in missing.items()]
         done = as_completed(asked, loop=client.loop)
         done = tqdm(done, desc="runs on the cluster", total=len(asked), unit="run", leave=False)
         gone = ConnectionError("the Dask scheduler went away")
-        errors = {one.key: gone if one.status == "cancelled" else one.exception() for one in done}
+        errors = {one.key.removeprefix(KIND): gone if one.status == "cancelled" else one.exception() for one in done}
     return {key: errors[key] for key in missing if errors.get(key)}  # not as they happened to end
 
 

@@ -100,6 +100,12 @@ def test_failed_runs_are_named_with_their_reason_and_the_others_finish(data, sma
     assert sorted(run.settings.seed for run in runs.finished(data.hash)) == [0, 3]
 
 
+def test_runs_are_tasks_of_one_kind_so_that_dask_can_share_out_those_that_wait(data, two_workers):
+    sweep.train_all(seeds(0, 1), data, CPU, two_workers)
+    with Client(two_workers, set_as_default=False) as client:
+        assert client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes)) == ["train"]
+
+
 def test_a_worker_that_sees_another_dataset_or_other_outputs_refuses(data, two_workers, home, monkeypatch, tmp_path):
     about = paths.prepared("toy") / "dataset.json"
     about.write_text(about.read_text().replace("toy-0", "toy-changed"))
