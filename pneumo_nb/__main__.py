@@ -125,10 +125,12 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> int | None:
     from pneumo_nb import reproduce
+    from pneumo_nb.settings import refuse
 
     named = {name: value for name, value in vars(options).items() if name.isupper() and value is not None}
     values = reproduce.parameters(options.params, dict(options.p) | named)
     only = [number.strip().zfill(2) for number in options.only.split(",") if number.strip()]
+    refuse(options.only and not only, f"--only {options.only!r}: numbers of notebooks, such as 02,12, are right")
     command = shlex.join(["python", "-m", "pneumo_nb", *sys.argv[1:]]).replace(f"{paths.root()}/", "")
     try:
         print(f"report: {reproduce.reproduce(values, only, options.jobs, options.reference, command)}")

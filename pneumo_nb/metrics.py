@@ -144,11 +144,8 @@ def reliability(labels: Sequence[int], probabilities: Sequence[float], bins: int
     y, q = np.asarray(labels, dtype=int), np.asarray(probabilities, dtype=float)
     refuse(not ((q >= 0) & (q <= 1)).all(), "a reliability curve needs probabilities from 0 to 1")
     places = np.minimum((q * bins).astype(int), bins - 1)  # a probability of 1 belongs into the last bin
-    rows = []
-    for place in np.unique(places):
-        inside = y[places == place]
-        interval = wilson(int(inside.sum()), len(inside))
-        rows.append((q[places == place].mean(), inside.mean(), *interval, len(inside)))
+    inside = [places == place for place in np.unique(places)]
+    rows = [(q[of].mean(), y[of].mean(), *wilson(int(y[of].sum()), int(of.sum())), of.sum()) for of in inside]
     return pd.DataFrame(rows, columns=["predicted", "observed", "low", "high", "images"])
 
 
@@ -168,7 +165,8 @@ def choose_threshold(labels: Sequence[int], probabilities: Sequence[float], rule
     A radiograph is called positive at or above the threshold.
     """
     refuse(len(set(labels)) < 2, f"threshold = {rule!r} needs both classes in the validation part; it has one")
-    false_positives, recall, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
+    points = roc_curve(labels, probabilities, drop_intermediate=False)
+    false_positives, recall, thresholds = (of[1:] for of in points)  # the first calls nothing, at infinity
     wanted = {"youden": recall - false_positives, "recall90": recall >= 0.9}
     refuse(rule not in wanted, f"no threshold rule {rule!r}; the rules are {' and '.join(wanted)}")
     return float(thresholds[np.argmax(wanted[rule])])

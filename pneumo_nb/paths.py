@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -44,9 +45,14 @@ def raw(name: str) -> Path:
 
 
 def prepared(name: str = "") -> Path:
-    """The prepared dataset of that name, or the folder of all; a ValueError for a number: 0777 is another then."""
+    """The prepared dataset of that name, or the folder of all; a ValueError for what cannot name one.
+
+    That includes a number, since 0777 is another then.
+    """
     if not isinstance(name, str):
         raise ValueError(f"DATASET = {name!r} is a number: write the name in quotes (papermill: -r DATASET NAME)")
+    if name and not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
+        raise ValueError(f"{name!r} cannot name a dataset: use up to 64 letters, digits, '-' and '_'")
     return root() / "data" / "prepared" / name
 
 

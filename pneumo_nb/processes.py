@@ -176,9 +176,8 @@ def _confine(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keep_memory(True)
     if sys.platform == "linux":  # elsewhere the limit is not kept, or the size cannot be read
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + limits.memory
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        most = pages * resource.getpagesize() + limits.memory
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 

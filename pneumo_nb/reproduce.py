@@ -75,8 +75,7 @@ def check(chosen: Sequence[Path], values: dict[str, Any]) -> dict[Path, dict[str
         raise ValueError(f"there is no parameter {small[0]}: they are in capitals, such as {small[0].upper()}")
     settings.refuse_unknown(values, defaults)
     fields = {name.upper() for stage in settings.STAGES for name in stage.model_fields}
-    own = {name: _typed(name, values[name], defaults.get(name, "''")) for name in values.keys() - fields}
-    values = values | own
+    values = values | {name: _typed(name, values[name], defaults.get(name, "''")) for name in values.keys() - fields}
     for stage in settings.STAGES:
         values |= {name.upper(): value for name, value in stage.from_parameters(values) if name.upper() in values}
     settings.seeds(values.get("SEEDS", 0))
@@ -266,13 +265,14 @@ def _private(threads: int) -> Iterator[Callable[[str], dict[str, Any]]]:
 
 
 def _keep(name: str, dataset: str, command: str) -> None:
-    """Add the dataset's runs to the reference `name`, with the tables of all its runs and the commands behind them."""
+    """Add the runs on this dataset, and on those it has, to the reference `name`, with its tables and the commands."""
     from pneumo_nb.results import tables
 
-    mine = runs.finished(paths.read_dataset(dataset)[1]["hash"])
     records = {key: record for key, (of, record) in reference.records().items() if of == name}
+    of_each = {record["dataset"]["hash"] for record in records.values()}
+    hashes = sorted(of_each | {paths.read_dataset(dataset)[1]["hash"]})
+    mine = runs.finished(*hashes)
     records |= {run.key: run.record for run in mine}
-    hashes = sorted({record["dataset"]["hash"] for record in records.values()})
     readme = reference.folder(name) / "README.md"
     told = readme.read_text().splitlines() if readme.is_file() else []
     commands = dict.fromkeys([line for line in told if line.startswith("    python")] + [f"    {command}"])

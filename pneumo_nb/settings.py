@@ -84,7 +84,7 @@ def seeds(value: Any) -> tuple[int, ...]:
 
 def is_phantom(dataset: str) -> bool:
     """Datasets of this name are built by notebook 01 from the phantom; all others are prepared by the user."""
-    paths.prepared(dataset)  # it refuses a number
+    paths.prepared(dataset)  # it refuses what cannot be a name
     return dataset.partition("-")[0] == "phantom"
 
 
@@ -114,8 +114,7 @@ def in_force(*stages: "Settings", **varied: Any) -> pd.DataFrame:
     for name, value, field in ((*pair, type(stage).model_fields[pair[0]]) for stage in stages for pair in stage):
         here = ", ".join(map(str, varied[name])) if name in varied else str(value)
         rows[name.upper()] = here, field.json_schema_extra["paper"], field.description
-    columns = ["here", "the paper", "meaning"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "the paper", "meaning"]).rename_axis("name")
 
 
 def _field(default: Any, meaning: str, paper: str = "not said", **limits: Any) -> Any:

@@ -65,6 +65,7 @@ def test_threshold_rules_choose_by_their_definition():
     labels, probabilities = [0, 0, 0, 1, 1, 0, 1], [0.1, 0.2, 0.3, 0.35, 0.6, 0.7, 0.9]
     assert metrics.choose_threshold(labels, probabilities, "youden") == 0.35
     assert metrics.choose_threshold(labels, probabilities, "recall90") == 0.35
+    assert metrics.choose_threshold([0, 0, 1], [0.7, 0.8, 0.2], "youden") == 0.2  # no calls would be the best: infinity
     with pytest.raises(ValueError, match="both classes"):
         metrics.choose_threshold([1, 1], [0.1, 0.2], "youden")
     with pytest.raises(ValueError, match="recall90"):

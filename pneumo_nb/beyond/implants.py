@@ -143,8 +143,7 @@ def sow(picture: beam.Picture, target: np.ndarray, letter: str, profusion: int, 
     """
     low, high = disease.LETTERS[letter]
     number, dense = rng.poisson(6 * disease.PER_ZONE[letter][profusion - 1]), lungs.cumsum(dtype=np.float64)
-    cells = np.searchsorted(dense, rng.random(number) * dense[-1], side="right")
-    for cell in cells:
+    for cell in np.searchsorted(dense, rng.random(number) * dense[-1], side="right"):
         opacity(picture, target, divmod(cell, target.shape[1])[::-1], low + (high - low) * rng.beta(2.5, 1.5), rng)
 
 

@@ -1,7 +1,6 @@
 """Stages: the rule of GBZ 70, a network that stages, and how well stages are found.
 
-In: a dataset whose manifest has a column `stage`. Out: stages 0 to 3, (images,), as integers, -1 where unknown, and
-how they compare.
+In: a dataset whose manifest has a column `stage`. Out: stages 0 to 4, (images,), as integers, -1 where unknown.
 """
 
 from collections.abc import Callable

@@ -200,8 +200,7 @@ def chosen(
     model = Pipeline([("standardised", StandardScaler()), ("classifier", classifier)])
     grid = {f"classifier__{name}": values for name, values in grid.items()}
     for number in range(min(FOLDS, fewest), 1, -1):
-        cut = StratifiedGroupKFold(number, shuffle=True, random_state=0)
-        folds = list(cut.split(features, labels, patients))
+        folds = list(StratifiedGroupKFold(number, shuffle=True, random_state=0).split(features, labels, patients))
         if all(len(set(labels[part])) > 1 for fold in folds for part in fold):
             with threadpool_limits(1):  # threads would wait for each other more than they calculate
                 return GridSearchCV(model, grid, scoring=scoring, cv=folds).fit(features, labels)

@@ -129,8 +129,7 @@ def _bones(build: Build, rng: np.random.Generator) -> np.ndarray:
         blade = _mirrored(_moved(_varied(SCAPULA, rng, 2), rng.uniform(0, 18), 0), side)
         bone += pillow(build, blade, 2.5, 5)
         tube(bone, build, blade[[1, 2, 3, 4]], [4, 3, 3], cortex=1.2)
-        arm = _mirrored(_moved(HUMERUS, build.arms, 0), side)
-        tube(bone, build, arm, [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
+        tube(bone, build, _mirrored(_moved(HUMERUS, build.arms, 0), side), [23, 20, 12, 11, 11], cortex=2.2, flat=0.7)
     return bone * np.float32(rng.uniform(0.75, 1.15))  # from old to young
 
 

@@ -76,8 +76,7 @@ def opacities(picture: Picture, weakened, chest: Chest, disease: Disease, rng) -
             low, high = LETTERS[disease.letter]
             number = rng.poisson(PER_ZONE[disease.letter][profusion - 1])
             sizes = low + (high - low) * rng.beta(2.5, 1.5, number)
-            inside = np.where(zone > FIELD_LUNG_MM, zone, 0)
-            small += zip(_places(picture, inside, number, rng), sizes, strict=True)
+            small += zip(_places(picture, np.where(zone > FIELD_LUNG_MM, zone, 0), number, rng), sizes, strict=True)
     for number in range(disease.large):  # massive fibrosis: upper zones, on both sides
         upper = np.where(zones[3 * (number % 2)] > 60, 1.0, 0.0)
         large += zip(_places(picture, upper, 1, rng), rng.uniform(*LARGE_MM, 1), strict=True)

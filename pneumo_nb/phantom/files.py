@@ -121,8 +121,7 @@ def _header(phantom: Phantom, index: int, seed: int) -> Dataset:
 def _fill(target: Dataset, elements: dict) -> Dataset:
     """Set DICOM elements by keyword; the items of a sequence are dicts of elements."""
     for keyword, value in elements.items():
-        items = keyword.endswith("Sequence")
-        setattr(target, keyword, [_fill(Dataset(), item) for item in value] if items else value)
+        setattr(target, keyword, [_fill(Dataset(), item) for item in value] if keyword.endswith("Sequence") else value)
     return target
 
 

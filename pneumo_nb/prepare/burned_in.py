@@ -59,8 +59,7 @@ def _at_one_size(grey: np.ndarray, levels: tuple[int, ...]) -> list[Box]:
     for shade in (grey, 255 - grey):  # white text and black
         hat = cv2.morphologyEx(shade, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
         for across, down, width, height in _zones(cv2.min(hat, edge), levels[0]):
-            zone = slice(down, down + height), slice(across, across + width)
-            parts = [part[zone] for part in (shade, hat, edge)]
+            parts = [part[down : down + height, across : across + width] for part in (shade, hat, edge)]
             turned = [np.ascontiguousarray(part.T) for part in parts]  # text that runs up or down
             lines = [box for level in levels for box in _lines(*parts, level)]
             lines += [(y, x, bottom, right) for level in levels for x, y, right, bottom in _lines(*turned, level)]

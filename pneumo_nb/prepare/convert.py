@@ -94,8 +94,7 @@ def convert(job: Job, task: Task) -> dict[str, Any]:
         return {"reason": str(rejected)}
     text = burned_in.find(picture) if job.settings.burned_in != "ignore" else []
     if text and job.suspects:
-        crop = images.encode(burned_in.crop(picture, text), "png")
-        paths.write(job.suspects / f"{task.image_id}.png", crop)
+        paths.write(job.suspects / f"{task.image_id}.png", images.encode(burned_in.crop(picture, text), "png"))
     if text and job.settings.burned_in == "refuse":
         return {"reason": "its pixels seem to show text (burned_in = refuse)", "suspected_text": len(text)}
     return entry | {"suspected_text": len(text)} | _write(job, task, picture, masks, entry["spacing_mm"])

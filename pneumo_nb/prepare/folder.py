@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -53,14 +52,15 @@ def prepare(
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
     files, rows = _look_through(source, labels, settings, layout)
+    drawn = {"phantom": _record(source)} if is_phantom(name) else {}
+    refuse("" in drawn.values(), f"{name!r} would name a phantom, which notebook 01 makes: choose another name")
     with _alone(folder):
-        drawn = {"phantom": record} if is_phantom(name) and (record := _record(source)) else {}
         key = pseudonyms.PUBLIC if drawn else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
         part = folder.with_name(f".{folder.name}.{fingerprint[:16]}.part")
         if not _done(folder, fingerprint):
             _clear(folder, part)
-            job = Job(source, part, settings, key, paths.suspected_text(name))
+            job = Job(source, part, settings, key, paths.suspected_text(part.name))
             part.mkdir(exist_ok=True)
             try:
                 with Journal(part.with_suffix(".journal")) as journal:
@@ -89,9 +89,8 @@ def check(
     _check("check", workers)
     source = Path(source).resolve()
     files, rows = _look_through(source, labels, settings, layout)
-    job = Job(source, None, settings, pseudonyms.key(make=False))
     with tempfile.TemporaryDirectory() as aside, Journal(Path(aside) / "journal") as journal:
-        _convert(job, files, rows, journal, progress, workers)
+        _convert(Job(source, None, settings, pseudonyms.key(make=False)), files, rows, journal, progress, workers)
         return manifest.outcome(journal, settings)[1]
 
 
@@ -123,8 +122,7 @@ def _look_through(
 
 
 def _check(name: str, workers: int | None) -> None:
-    if not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
-        raise ValueError(f"{name!r} cannot name a dataset: use up to 64 letters, digits, '-' and '_'")
+    refuse(paths.prepared(name) == paths.prepared(), "'' cannot name a dataset: it needs letters or digits")
     processes.refuse_count("workers", 1 if workers is None else workers)
 
 
@@ -146,8 +144,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path, keep: Path | None = None) -> None:
-    """Remove what stopped runs left beside `folder`, but for the part folder `keep` and its journal."""
-    for left in folder.parent.glob(f".{folder.name}.*.*"):
+    """Remove what stopped runs left beside `folder`, but for the part folder `keep`, its journal and its crops."""
+    places = folder.parent, paths.suspected_text("")
+    for left in (left for place in places for left in place.glob(f".{folder.name}.*.*")):
         if keep is None or left.stem != keep.stem:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -157,8 +156,7 @@ def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: lis
     state = hmac.new(key, f"{manifest.FORMAT} {settings.digest()} ".encode(), "sha256")
     for file in sorted(rows):
         state.update(repr((file, rows[file])).encode("utf-8", "surrogateescape"))
-    masks = [mask for row in rows.values() for mask in row.masks.values()]
-    for path in [source / file for file in files] + sorted(masks):
+    for path in [source / file for file in files] + sorted(one for row in rows.values() for one in row.masks.values()):
         with suppress(FileNotFoundError):  # since it was listed; converting it will give the reason
             found = path.lstat()
             state.update(os.fsencode(path.relative_to(source) if path.is_relative_to(source) else path))
@@ -167,8 +165,11 @@ def _fingerprint(key: bytes, settings: PrepareSettings, source: Path, files: lis
 
 
 def _done(folder: Path, fingerprint: str) -> bool:
+    """Whether the dataset has been made of just this, and all its images are there as they were written."""
     with suppress(OSError, ValueError, KeyError):
-        return json.loads((folder / "dataset.json").read_text())["fingerprint"] == fingerprint
+        made = json.loads((folder / "dataset.json").read_text())["fingerprint"] == fingerprint
+        images = pd.read_csv(folder / "manifest.csv", dtype=str).to_dict("records")
+        return made and all(_is_whole(folder / image["file"], image) for image in images)
     return False
 
 
@@ -182,7 +183,7 @@ def _convert(
         for position, file in enumerate(files, start=1)
         if position not in done
     )
-    workers = workers or (processes.cores() if len(files) >= FEW else 1)
+    workers = min(workers or (processes.cores() if len(files) >= FEW else 1), len(files))
     with _bar(disable=not progress, desc="prepare", total=len(files), initial=len(done)) as bar:
         for task, told in convert.convert_all(job, tasks, workers):
             journal.add({"position": task.position, "image_id": task.image_id, "file": task.image_id} | told)
@@ -195,15 +196,14 @@ def _is_whole(path: Path, entry: dict) -> bool:
 
 
 def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerprint: str) -> None:
-    """Write manifest.csv, rejects.csv, examples/ and dataset.json, and keep no crops but those of suspected text."""
+    """Write manifest.csv, rejects.csv, examples/ and dataset.json; crops take the place of an earlier preparing's."""
     accepted, told = manifest.outcome(journal, job.settings)
     told = named | told | {"examples": _keep_examples(job, files, accepted), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, accepted["split"], told)
-    kept = {job.suspects / f"{Path(entry['file']).stem}.png" for entry in journal if entry.get("suspected_text")}
-    for crop in {*job.suspects.glob("*.png")} - kept:  # an earlier preparing left it
-        crop.unlink()
-    if not kept and job.suspects.is_dir():
-        job.suspects.rmdir()
+    if job.suspects.is_dir():
+        paths.put(job.suspects, paths.suspected_text(named["name"]))
+    elif not told["counts"]["suspected_text"]:  # else a kill came between this and the dataset's own name
+        shutil.rmtree(paths.suspected_text(named["name"]), ignore_errors=True)
 
 
 def _keep_examples(job: Job, files: list[str], accepted: pd.DataFrame) -> list[str]:

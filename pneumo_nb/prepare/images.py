@@ -38,8 +38,7 @@ def load(path: Path) -> tuple[str, bytes]:
     """'dicom', 'jpg' or 'png' by the first bytes of a regular file, opened once, and all its bytes; else Rejected."""
     try:
         refuse(not stat.S_ISREG(path.lstat().st_mode), "it is a link or not a regular file")
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of what it has become meanwhile
-        with os.fdopen(handle, "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # as it is by now
             start = file.read(132)
             kind = re.match(KINDS, start, re.DOTALL)
             refuse(not kind, "it is not a DICOM, JPG or PNG file" if start else "it is empty")
@@ -87,9 +86,8 @@ def one_channel(picture: np.ndarray, what: str = "it") -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Pixels of a whole JPG or PNG, as many channels and bits as it has; Rejected for one cut short or broken."""
-    image = np.frombuffer(content, np.uint8, _extent(content)[2])
     with suppress(cv2.error, MemoryError):
-        picture = cv2.imdecode(image, cv2.IMREAD_UNCHANGED)
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8, _extent(content)[2]), cv2.IMREAD_UNCHANGED)
         if picture is not None:
             return picture
     raise Rejected("its pixels cannot be decoded")
@@ -105,8 +103,7 @@ def encode(picture: np.ndarray, form: str, quality: int = 95) -> bytes:
 
 def tile(path: Path, side: int) -> np.ndarray:
     """A prepared image shrunk to (side, side) of uint8, to be seen among many."""
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (side, side), interpolation=cv2.INTER_AREA)
     return small if small.dtype == np.uint8 else (small // 257).astype(np.uint8)
 
 

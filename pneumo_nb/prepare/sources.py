@@ -58,17 +58,14 @@ class Layout:
 
 NIH = {"file": "Image Index", "label": "Finding Labels", "patient_id": "Patient ID", "view": "View Position"}
 PADCHEST = {"file": "ImageID", "label": "Labels", "patient_id": "PatientID", "view": "Projection"}
+# Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J
+SILICOSIS, OTHERS = ("silicosis", "silicotuberculosis", "stb"), ("healthy", "normal", "tuberculosis", "tb")
 LAYOUTS = {  # data/README.md tells where each was read up
     "classes": Layout(folders=True),  # images/<class>/x.jpg, or train/<class>/x.jpg and test/<class>/x.jpg
     "nih": Layout(NIH, between="|", published=True),  # ChestX-ray14 (Wang et al., CVPR 2017)
     # PadChest (Bustos et al., Medical Image Analysis 2020): lists as Python prints them; L is a lateral view
     "padchest": Layout(PADCHEST, between=",", published=True, views=("PA", "AP", "AP_horizontal", "L")),
-    "silicodata": Layout(  # Akhter et al., Harvard Dataverse 2025, doi:10.7910/DVN/QH199J
-        positive=("silicosis", "silicotuberculosis", "stb"),
-        negative=("healthy", "normal", "tuberculosis", "tb"),
-        published=True,
-        folders=True,
-    ),
+    "silicodata": Layout(positive=SILICOSIS, negative=OTHERS, published=True, folders=True),
 }
 
 
@@ -107,6 +104,7 @@ def read(
     which split is read only for `given_split`), or else labels.csv in `source`, or else there are no rows (None),
     unless the `layout` is one of folders. One ValueError names the first faulty rows by number, never by content.
     """
+    source = source.resolve()  # as the CSV and the masks are, to be told from the films
     files, layout = _walked(source), replace(layout or Layout(), given_split=given_split)
     if layout.folders and not labels:
         return files, _from_folders(files, layout)
@@ -213,8 +211,7 @@ def _rows(table: list[list[str]], layout: Layout, base: Path, source: Path, file
     hints = _hint(missing[0], files) if missing else []
     if several := sum(len(same) > 1 for same in told.values()):
         ones = sum(any(row.label == "1" for _, row in same) for same in told.values())
-        joined = f"as one each, 1 if any is 1, {ones} of {len(told)} are label 1"
-        hints += [f"{several} files have several rows: {joined}"]
+        hints += [f"{several} files have several rows: as one each, 1 if any is 1, {ones} of {len(told)} are label 1"]
     more = [f"and {len(faults) - SHOWN} more rows"] * (len(faults) > SHOWN)
     refuse(faults, "the labels CSV: " + "; ".join(faults[:SHOWN] + more + hints))
     rows = {file: same[0][1] for file, same in told.items()}
@@ -243,6 +240,8 @@ def _hint(name: str, files: list[str]) -> list[str]:
         nearly |= {str(place.with_suffix("")): "ending", str(place): "capitals"}
         if name.lower() in nearly:
             return [f"but for its {nearly[name.lower()]} a file is named so: write its path as it is in SOURCE"]
+    if "\\" in name:
+        return ["between folders write / instead of \\"]
     garbled = sum(not file.isascii() and any("\udc80" <= letter <= "\udcff" for letter in file) for file in files)
     return [f"the names of {garbled} files are not UTF-8: rename them, as by convmv -f GBK -t UTF-8"] if garbled else []
 

@@ -82,13 +82,10 @@ def deletion_and_insertion(net: nn.Module, x: Tensor, importance: np.ndarray, st
     rank = np.argsort(np.argsort(-importance.ravel(), kind="stable"))
     shares = torch.linspace(0, 1, steps + 1).view(-1, 1, 1, 1)
     first = (torch.from_numpy(rank.reshape(1, 1, *importance.shape)) < shares * importance.size).to(x.device)
-    curves = []
-    for pair in ((blurred, x), (x, blurred)):
-        parts = torch.where(first, *pair).split(machine.at_once(x.shape[-1], x.device))
-        with torch.inference_mode():
-            logits = torch.cat([net.eval()(part) for part in parts])
-        curves.append(logits.softmax(dim=1)[:, POSITIVE].cpu().numpy())
-    return np.stack(curves)
+    changed = torch.cat([torch.where(first, blurred, x), torch.where(first, x, blurred)])
+    with torch.inference_mode():
+        logits = torch.cat([net.eval()(part) for part in changed.split(machine.at_once(x.shape[-1], x.device))])
+    return logits.softmax(dim=1)[:, POSITIVE].view(2, -1).cpu().numpy()
 
 
 def _module(net: nn.Module, name: str) -> nn.Module:

@@ -54,7 +54,7 @@ def scores(maps: np.ndarray, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
     def of_one(each: np.ndarray) -> dict[str, float]:
         found = separation(each.ravel(), lungs.ravel()) if "lungs" in masks else {}
         row = {f"lung_{name}": value for name, value in found.items()}
-        if opacities is not None:
+        if opacities is not None and lungs.any():
             row |= _opacity_scores(each[lungs], opacities[lungs])
         return row
 
@@ -64,13 +64,12 @@ def scores(maps: np.ndarray, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _opacity_scores(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
-    found = separation(values, inside)
-    row = {f"opacity_{name}": value for name, value in found.items() if name.startswith("auc")}
+    row = {f"opacity_{name}": value for name, value in separation(values, inside).items() if name.startswith("auc")}
     share = inside.mean() if inside.any() else np.nan
     for direction, strength in (("", values), ("_inverted", -values)):
         strength = strength - strength.min()
         total = strength.sum()
-        row[f"energy{direction}"] = strength[inside].sum() / total / share if total else 1.0  # a flat map is chance
+        row[f"energy{direction}"] = (strength[inside].sum() / total if total else share) / share  # a flat map is chance
         row[f"pointing{direction}"] = inside[strength == strength.max()].mean() - share
     return row
 

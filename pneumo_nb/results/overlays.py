@@ -14,8 +14,7 @@ SCALE_MM = 50.0  # length of a scale bar; a chest is about 300 mm wide
 
 def grey(image: np.ndarray, white: int, side: int) -> np.ndarray:
     """One radiograph (height, width) whose white is `white`, as a picture of `side` x `side`."""
-    levels = np.rint(image * (255 / white)).astype(np.uint8)
-    return cv2.cvtColor(_resized(levels, side), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(_resized(np.rint(image * (255 / white)).astype(np.uint8), side), cv2.COLOR_GRAY2RGB)
 
 
 def coloured(values: np.ndarray, side: int) -> np.ndarray:
@@ -27,8 +26,7 @@ def coloured(values: np.ndarray, side: int) -> np.ndarray:
 def overlaid(radiograph: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A picture with a map over it, the more opaque the higher its value."""
     opacity = 0.8 * _strength(values, radiograph.shape[0])[..., None]
-    mixed = radiograph * (1 - opacity) + coloured(values, radiograph.shape[0]) * opacity
-    return np.rint(mixed).astype(np.uint8)
+    return np.rint(radiograph * (1 - opacity) + coloured(values, radiograph.shape[0]) * opacity).astype(np.uint8)
 
 
 def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Maps under the hand: controls over pictures that `interpret` and `overlays` make, and the same without a kernel."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -55,9 +55,7 @@ class Channels(VBox):
 class Explorer(VBox):
     """`Channels` of a run and a layer, and controls to change both, which need a kernel; nothing is drawn twice."""
 
-    def __init__(
-        self, trained: Sequence[Run], data: dataset.Dataset, device: torch.device, side: int = 200, kept: int = 4
-    ):
+    def __init__(self, trained: list[Run], data: dataset.Dataset, device: torch.device, side: int = 200, kept: int = 4):
         """`trained` are runs on `data`; a picture is twice `side` pixels wide; `kept` radiographs are drawn at once."""
         self._data, self._side = data, side
         self._runs: dict[str, tuple[Run, torch.nn.Module, dataset.Feed]] = {}
@@ -79,8 +77,7 @@ class Explorer(VBox):
         self.layer.options = interpret.layers(net)
         chosen = self.run.value, self.layer.value
         if chosen not in self._panels:
-            draw = partial(self._draw, run, net, feed, self.layer.value)
-            self._panels[chosen] = Channels(by_outcome(run), draw, kept)
+            self._panels[chosen] = Channels(by_outcome(run), partial(self._draw, run, net, feed, chosen[1]), kept)
         self.channels = self._panels[chosen]  # what is under the hand now
         self.children = [self.run, self.layer, self.channels]
 
@@ -98,8 +95,8 @@ class Explorer(VBox):
 def by_outcome(run: Run) -> dict[str, int]:
     """The testing set as text -> position in the manifest: the surest of each outcome first, then the others."""
     test = run.predictions.query("split == 'test'")
-    called = test["probability"] >= run.record["threshold"]
-    test = test.assign(place=2 * ~called + (test["label"] == 0), sure=(test["probability"] - 0.5).abs())
+    margin = test["probability"] - run.record["threshold"]
+    test = test.assign(place=2 * (margin < 0) + (test["label"] == 0), sure=margin.abs())
     test["later"] = test.groupby("place")["sure"].rank("first", ascending=False) > 1
     rows = test.sort_values(["later", "place", "sure"], ascending=[True, True, False]).itertuples()
     return {f"{OUTCOMES[row.place]}, probability {row.probability:.3f}, {row.image_id}": row.Index for row in rows}

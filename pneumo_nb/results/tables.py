@@ -87,15 +87,16 @@ def by_truth(trained: dict[str, Sequence[runs.Run]], by: str) -> pd.DataFrame:
 
 
 def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
-    """For each dataset, protocol, column of the paper and metric: the paper's value, and these runs of it.
+    """For each dataset (its name and hash), protocol, column and metric: the paper's value, and these runs of it.
 
     Columns seeds (how many), median, and low to high, the 95 % interval of the mean over the seeds: seeds are drawn
     anew, and patients of the testing set, each with all radiographs. NaN where undefined.
     """
     groups = {}
     for run in trained:
+        of = run.record["dataset"]
         for column in (column for column in paper.TABLES if fills(column, run.settings)):
-            about = run.record["dataset"]["name"], protocol(run.settings), column.table, column.name
+            about = of["name"], of["hash"], protocol(run.settings), column.table, column.name
             groups.setdefault(about, (column, []))[1].append(run)
     rows = []
     for about, (column, seeds) in sorted(groups.items()):
@@ -109,7 +110,7 @@ def over_seeds(trained: Sequence[runs.Run], draws: int = 400) -> pd.DataFrame:
         low, high = pd.DataFrame(means).quantile(comparisons.ENDS).to_numpy()
         for metric, *interval in zip(MEASURED, low, high, strict=True):
             rows.append((*about, metric, getattr(column, metric, np.nan), len(seeds), own[metric].median(), *interval))
-    names = ["dataset", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
+    names = ["dataset", "hash", "protocol", "table", "column", "metric", "paper", "seeds", "median", "low", "high"]
     return pd.DataFrame(rows, columns=names)
 
 

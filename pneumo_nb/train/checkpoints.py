@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pneumo_nb import paths
+from pneumo_nb import paths, settings
 
 CHECKPOINT_FORMAT = 1  # of checkpoint.pt: another number refuses those of other versions
 
@@ -38,8 +38,7 @@ def resume(path: Path | None, identity: dict, net: nn.Module, optimiser: torch.o
         raise ValueError(f"{name} is damaged or no checkpoint: remove it to train from the start") from None
     ours = {"format": CHECKPOINT_FORMAT} | identity
     differing = [f"{key} = {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value]
-    if differing:
-        raise ValueError(f"{name} belongs to another training ({', '.join(differing)}): move it away")
+    settings.refuse(differing, f"{name} belongs to another training ({', '.join(differing)}): move it away")
     net.load_state_dict(saved["network"])
     how = {"param_groups": optimiser.state_dict()["param_groups"]}  # follows from settings, and from the device
     optimiser.load_state_dict(saved["optimiser"] | how)

@@ -141,9 +141,8 @@ def masks(data: Dataset, positions: np.ndarray) -> dict[str, np.ndarray]:
     for name, covered in COVERED.items():
         files = [folder / f"{image_id}_{name}.png" for image_id in data.manifest["image_id"].iloc[positions]]
         if files and all(file.is_file() for file in files):
-            read = [cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for file in files]
-            grey = np.stack([square(mask, data.image_size, data.fit) for mask in read])
-            known[name] = grey >= covered * 255
+            read = (cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files)
+            known[name] = np.stack([square(mask, data.image_size, data.fit) for mask in read]) >= covered * 255
     return known
 
 

@@ -101,9 +101,8 @@ def take_statistics(settings: TrainSettings, net: nn.Module, feed: Feed, trainin
     for norm in norms:
         norm.train().reset_running_stats()
         norm.momentum = None  # every batch counts the same
-    mixed = batches(feed.labels(training).cpu().numpy(), settings.varied(loss="label"), epoch=0)
     with torch.inference_mode():
-        for some in mixed:
+        for some in batches(feed.labels(training).cpu().numpy(), settings.varied(loss="label"), epoch=0):
             net(feed.images(training[some]))
     for norm in norms:
         norm.momentum = momentum
@@ -184,8 +183,7 @@ def logits(net: nn.Module, feed: Feed, positions: np.ndarray) -> Tensor:
     whole = np.resize(positions, -(-len(positions) // size) * size)  # a radiograph has the same bits in any batch
     net.eval()
     with torch.inference_mode():
-        parts = [net(feed.images(some)) for some in torch.from_numpy(whole).split(size)]
-        return torch.cat(parts)[: len(positions)].cpu()
+        return torch.cat([net(feed.images(at)) for at in torch.from_numpy(whole).split(size)])[: len(positions)].cpu()
 
 
 def _row(split: str, logits: Tensor, labels: Tensor, loss: float, settings: TrainSettings) -> dict[str, float]:
@@ -227,7 +225,6 @@ def _network(settings: TrainSettings) -> nn.Module:
     net = models.build(**settings.architecture(), seed=settings.seed)
     if settings.initial_weights != "scratch":
         path = Path(settings.initial_weights)
-        if not path.is_file():
-            raise ValueError(f"initial_weights = {path.name!r} is not a file; name a safetensors file, or scratch")
+        refuse(not path.is_file(), f"initial_weights = {path.name!r} is not a file; name a safetensors file or scratch")
         checkpoints.load_weights(net, path, f"initial_weights = {path.name!r}", settings.model)
     return net

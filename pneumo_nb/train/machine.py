@@ -35,17 +35,15 @@ def refuse_incapable(settings: TrainSettings, device: torch.device) -> None:
         raise ValueError(f"compile = True needs a C++ compiler, {', '.join(COMPILERS)}; none is here: leave it False")
 
 
-def refuse_too_large(
-    settings: TrainSettings, net: nn.Module, device: torch.device, trained: int, evaluated: int
-) -> float:
+def refuse_too_large(settings: TrainSettings, net: nn.Module, device: torch.device, trained: int, tested: int) -> float:
     """Stop before the first epoch if a training cannot fit into the memory that is free now; tell how often it would.
 
     What is to come beside `net` and the dataset are Adam's two moments, gradients and feature maps, of `trained` images
-    at once or of `evaluated`. A MemoryError says what to lower to what, a ValueError that these sizes cannot train.
+    at once or of `tested`. A MemoryError says what to lower to what, a ValueError that these sizes cannot train.
     """
     moments, times = 2 * sum(weight.nbytes for weight in net.parameters()), BESIDE_TENSORS[device.type]
     training = int(times * _dry_run(settings, net, trained, training=True))
-    evaluating = int(times * _dry_run(settings, net, evaluated, training=False))
+    evaluating = int(times * _dry_run(settings, net, tested, training=False))
     room, needed = free(device) - moments, max(training, evaluating)
     if needed <= room:
         return room / needed

@@ -36,8 +36,7 @@ def records() -> dict[str, tuple[str, dict]]:
 
 def predictions(name: str, key: str) -> pd.DataFrame:
     """The predictions of one run as its own folder holds them: image_id, patient_id, split, label, probability."""
-    own = _by_key(name, PREDICTIONS)[key]
-    return images(name, key)[IMAGE].merge(own, on="image_id", validate="one_to_one", sort=False)
+    return images(name, key)[IMAGE].merge(_by_key(name, PREDICTIONS)[key], on="image_id", validate="one_to_one")
 
 
 def history(name: str, key: str) -> pd.DataFrame:

@@ -93,9 +93,8 @@ def set_up(names: dict, *own: str, **fixed) -> tuple[TrainSettings, tuple[int, .
     if settings.is_phantom(name) and not paths.prepared(name).is_dir():
         from pneumo_nb import prepare  # beside this folder, not below it: for this alone
 
-        names = settings.SMOKE | names  # as notebook 01 would make it
-        sizes = settings.PhantomSettings.from_parameters(names)
-        prepare.phantom(name, sizes, settings.PrepareSettings.from_parameters(names))
+        stages = settings.PhantomSettings, settings.PrepareSettings  # as notebook 01 would make it
+        prepare.phantom(name, *(stage.from_parameters(settings.SMOKE | names) for stage in stages))
     return base, seeds, on, dataset.load(name, base)
 
 
@@ -123,7 +122,8 @@ def is_finished(run_key: str, weights: bool = False) -> bool:
 
 def load(run_key: str) -> Run:
     """The finished run of that key; a ValueError if there is none, or none that this version can read."""
-    refuse(not is_finished(run_key), f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
+    there = run_key.isalnum() and is_finished(run_key)
+    refuse(not there, f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
     name, record = ("", reference.read(paths.runs(run_key) / "record.json")) if own else reference.records()[run_key]
     if (theirs := record["format"]) != RUN_FORMAT:

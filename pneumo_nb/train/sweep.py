@@ -44,8 +44,7 @@ def train_all(
 
 def train_columns(columns: dict[str, TrainSettings], seeds: Sequence[int], *how, **more) -> dict[str, list[runs.Run]]:
     """The runs of a table: for each column one of each seed, all by one call of `train_all`, which takes the rest."""
-    wanted = [column.varied(seed=seed) for column in columns.values() for seed in seeds]
-    trained = iter(train_all(wanted, *how, **more))
+    trained = iter(train_all([column.varied(seed=seed) for column in columns.values() for seed in seeds], *how, **more))
     return {name: [next(trained) for _ in seeds] for name in columns}
 
 

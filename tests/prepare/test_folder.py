@@ -345,8 +345,8 @@ def test_a_phantom_needs_no_secret_and_is_the_same_everywhere_and_people_always_
     assert read_dataset("own")[1]["hash"] not in hashes and paths.pseudonym_secret().exists()
     names = []
     for _ in range(2):
-        quiet(folder_of_pictures(home / "people"), "phantom-of-people")
-        names.append(set(read_dataset("phantom-of-people")[0]["patient_id"]))
+        quiet(folder_of_pictures(home / "people"), "people")
+        names.append(set(read_dataset("people")[0]["patient_id"]))
         paths.pseudonym_secret().unlink()
     assert not names[0] & names[1]
 
@@ -368,6 +368,10 @@ def with_text(folder: Path, *numbers: int) -> Path:
         lines.append(f"{number:02}.png,{number % 2}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def crops_of(name: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in paths.suspected_text(name).iterdir()}
 
 
 def test_suspected_text_is_listed_with_its_crop_and_nothing_is_dropped(home, tmp_path):
@@ -393,6 +397,50 @@ def test_suspected_text_is_refused_or_not_looked_for_if_so_set(home, tmp_path):
     quiet(source, burned_in="ignore")
     assert read_dataset("x")[1]["counts"]["suspected_text"] == 0 and len(read_dataset("x")[0]) == 12
     assert not paths.suspected_text("x").exists()
+
+
+def test_crops_of_a_preparing_that_comes_to_nothing_go_with_it_and_those_of_the_dataset_there_stay(home, tmp_path):
+    source = with_text(tmp_path / "source", 3, 8)
+    quiet(source, burned_in="list")
+    before = contents(paths.prepared("x")), crops_of("x")
+    with_text(source, 4)
+    for number in range(1, 12, 2):
+        (source / f"{number:02}.png").write_bytes(b"junk")
+    for name in ("x", "new"):
+        with pytest.raises(ValueError, match="all accepted radiographs have label 0"):
+            quiet(source, name, burned_in="list")
+    assert (contents(paths.prepared("x")), crops_of("x")) == before and len(before[1]) == 2
+    assert [path.name for path in paths.suspected_text("").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("moment", ["prepared", "suspected_text"])
+def test_a_kill_between_the_names_of_crops_and_dataset_costs_neither(home, tmp_path, monkeypatch, moment):
+    source = with_text(tmp_path / "source", 3, 8)
+    put = paths.put
+
+    def killed(beside, path):
+        if path.parent.name == moment and path.name == "x":
+            raise KeyboardInterrupt
+        put(beside, path)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(paths, "put", killed)
+        quiet(source, burned_in="list")
+    quiet(source, burned_in="list")
+    flagged = read_dataset("x")[0].query("suspected_text > 0")["image_id"]
+    assert sorted(crops_of("x")) == sorted(flagged + ".png") and len(flagged) == 2
+
+
+@pytest.mark.parametrize("harm", ["a byte more", "gone", "manifest cut"])
+def test_a_dataset_that_was_damaged_is_made_whole_by_the_same_command(home, tmp_path, harm):
+    folder = quiet(folder_of_pictures(tmp_path / "source"))
+    before, image = contents(folder), sorted((folder / "images").iterdir())[0]
+    if harm == "gone":
+        image.unlink()
+    else:
+        damaged = image if harm == "a byte more" else folder / "manifest.csv"
+        damaged.write_bytes(damaged.read_bytes() + b"x" if damaged == image else damaged.read_bytes()[:-40])
+    assert contents(quiet(tmp_path / "source")) == before
 
 
 def test_a_crop_of_suspected_text_is_there_whole_or_not_at_all(small_disk, tmp_path):
@@ -466,7 +514,12 @@ REFUSED = [
     ({"name": "../x"}, "cannot name a dataset"),
     ({"name": ""}, "cannot name a dataset"),
     ({"name": "a b"}, "cannot name a dataset"),
-    ({"workers": 0}, "at least 1"),
+    ({"name": "phantom"}, "would name a phantom"),
+    (
+        {"name": "phantom-of-people"},
+        "'phantom-of-people' would name a phantom, which notebook 01 makes: choose another",
+    ),
+    ({"workers": 0}, "1 to"),
     ({"source": "nothing"}, "there is no folder"),
     ({"source": "source/000.png"}, "there is no folder"),
     ({"source": "empty"}, "holds no files"),

@@ -2,6 +2,7 @@ import csv
 import os
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +63,13 @@ def test_paths_are_relative_to_the_csv_or_else_to_the_source(source, tmp_path):
     outside = write(tmp_path, HEADER, "source/a.png,1", "b.png,0")
     assert set(sources.read(source, inside)[1]) == {"inner/c.png", "a.png"}
     assert set(sources.read(source, outside)[1]) == {"a.png", "b.png"}
+
+
+def test_a_source_given_from_the_working_directory_leaves_out_its_labels_and_masks_too(source, monkeypatch):
+    write(source, "file,label,lung_mask", "a.png,1,inner/c.png", "b.png,0,inner/c.png")
+    told = sources.read(source)
+    monkeypatch.chdir(source.parent)
+    assert sources.read(Path(source.name)) == told and not {"labels.csv", "inner/c.png"} & set(told[0])
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(source):
@@ -207,6 +215,11 @@ def test_two_files_of_one_name_in_two_forms_are_told_apart_by_nobody(tmp_path):
     source = pictures(tmp_path, *(unicodedata.normalize(form, "ü.png") for form in ("NFC", "NFD")), "b.png")
     with pytest.raises(ValueError, match="row 2 names 2 files, of one name or equal but for its form of Unicode"):
         sources.read(source, write(source, HEADER, "ü.png,1", "b.png,0"))
+
+
+def test_folders_as_windows_writes_them_are_told_of(source):
+    with pytest.raises(ValueError, match=r"row 3 names a file .*; between folders write / instead of \\"):
+        sources.read(source, write(source, HEADER, "b.png,0", "inner\\c.png,1"))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,10 @@ def test_without_an_opacity_its_scores_are_undefined_and_without_its_mask_absent
     maps = np.random.default_rng(0).random((2, SIDE, SIDE)).astype(np.float32)
     healthy = localisation.scores(maps, MASKS | {"opacities": np.zeros_like(LUNGS)})
     assert healthy[["opacity_auc", "energy", "pointing"]].isna().all(axis=None) and healthy["lung_auc"].notna().all()
+    flat = localisation.scores(np.zeros_like(maps), MASKS | {"opacities": np.zeros_like(LUNGS)})
+    assert flat[["energy", "energy_inverted"]].isna().all(axis=None)
+    nowhere = localisation.scores(maps, {"lungs": np.zeros_like(LUNGS), "opacities": OPACITIES})
+    assert nowhere.drop(columns="channel").isna().all(axis=None)
     assert not {"opacity_auc", "energy", "pointing"} & set(localisation.scores(maps, {"lungs": LUNGS}))
     assert "lung_auc" not in localisation.scores(maps, {"opacities": OPACITIES})
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -120,9 +121,22 @@ def test_each_outcome_comes_first_once_and_the_surest_of_it(trained):
     assert first == [outcome for outcome in sliders.OUTCOMES if outcome in outcomes]
     for text in first:
         sure = {
-            name: abs(test["probability"][position] - 0.5) for name, position in order.items() if name.startswith(text)
+            name: abs(test["probability"][position] - trained[0].record["threshold"])
+            for name, position in order.items()
+            if name.startswith(text)
         }
         assert next(iter(sure)) == max(sure, key=sure.get)
+
+
+def test_the_surest_is_the_farthest_from_the_runs_own_threshold(trained):
+    test = trained[0].predictions.query("split == 'test'")
+    low = test["probability"].quantile(0.3)
+    order = sliders.by_outcome(replace(trained[0], record=trained[0].record | {"threshold": low}))
+    called = [position for text, position in order.items() if "positive," in text]
+    assert len(called) == (test["probability"] >= low).sum() > len(test) / 2
+    for text in {text.split(",")[0] for text in order}:
+        margins = [abs(test["probability"][place] - low) for name, place in order.items() if name.startswith(text)]
+        assert margins[0] == max(margins)
 
 
 def test_a_run_of_another_size_or_dataset_is_refused(data, trained):

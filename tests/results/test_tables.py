@@ -204,6 +204,13 @@ def test_over_seeds_a_column_is_its_median_within_its_interval(home):
         recall["median"] == 16 / 20 and recall["low"] < recall["median"] < recall["high"] and recall["paper"] == 0.607
     )
     assert np.isnan(found.loc["auc", "paper"]) and found.loc["precision", ["low", "high"]].tolist() == [1, 1]
+    anew = stored(right(20), 3, dataset="anew", scale_factor=5)
+    anew.record["dataset"]["name"] = trained[0].record["dataset"]["name"]  # prepared again by the same name
+    both = tables.over_seeds([*trained, anew], draws=60)
+    assert both.groupby("hash")["seeds"].unique().map(list).to_dict() == {
+        trained[0].record["dataset"]["hash"]: [3],
+        "anew": [1],
+    }
     nobody = tables.over_seeds([stored(LABELS == 0, 5, scale_factor=5)], draws=60).set_index("metric")
     assert nobody.loc["precision", ["median", "low", "high"]].isna().all()
 

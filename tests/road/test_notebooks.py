@@ -92,11 +92,13 @@ def test_a_notebook_that_trains_declares_what_it_is_about_and_can_be_given_the_r
             settings.refuse_unknown(here, set(own) - {name})
 
 
-def test_notebooks_that_train_share_their_smoke_settings():
+def test_notebooks_that_train_share_their_smoke_settings_but_for_dropouts_longer_training():
     every = [declared(path) for path in TRAINING]
     shared = set(every[0]).intersection(*every)
     assert {"SEEDS", "SCALE_FACTOR", "STEM", "IMAGE_SIZE", "EPOCHS", "BATCH_SIZE", "LEARNING_RATE"} <= shared
-    assert all({name: one[name] for name in shared} == {name: every[0][name] for name in shared} for one in every)
+    for path, one in zip(TRAINING, every, strict=True):
+        differing = {name for name in shared if one[name] != every[0][name]}
+        assert differing == ({"EPOCHS", "LEARNING_RATE"} if path.stem == "04_densenet_dropout" else set())
 
 
 @pytest.mark.parametrize("path", [NOTEBOOKS[1], *TRAINING], ids=lambda path: path.stem)
