@@ -132,6 +132,8 @@ def _reproduce(options: argparse.Namespace) -> int | None:
     only = [number.strip().zfill(2) for number in options.only.split(",") if number.strip()]
     refuse(options.only and not only, f"--only {options.only!r}: numbers of notebooks, such as 02,12, are right")
     command = shlex.join(["python", "-m", "pneumo_nb", *sys.argv[1:]]).replace(f"{paths.root()}/", "")
+    if options.params and options.params.is_absolute():  # whose folder may tell a name
+        command = command.replace(f"{options.params.parent}/", "")
     try:
         print(f"report: {reproduce.reproduce(values, only, options.jobs, options.reference, command)}")
     except reproduce.Failed as failure:

@@ -47,7 +47,8 @@ def prepare(
     one for each core (a script calling this needs `if __name__ == ...`).
     A bad file is listed in rejects.csv and never stops the run. ValueError, in one line and before work starts: a wrong
     name, setting, folder or CSV; after it: too few radiographs were accepted. OSError: the folder cannot be written.
-    Then nothing new bears the dataset's name. The same call again finds the work done, or goes on where it was stopped.
+    Then nothing new bears the dataset's name. The same call again finds the work done, goes on where it was stopped,
+    or does anew what has been damaged since.
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)

@@ -15,7 +15,7 @@ from sources import folder_of_pictures
 from test_reproduce import notebook
 
 from pneumo_nb import __main__ as command_line
-from pneumo_nb import paths
+from pneumo_nb import paths, reproduce
 
 
 def said(capsys, *arguments):
@@ -60,6 +60,19 @@ def test_a_mistake_is_refused_in_one_line_before_work_starts(home, capsys, argum
     assert code == 2 and message in captured.err
     assert captured.err.startswith("pneumo_nb: ") and captured.err.count("\n") == 1
     assert not (home / "outputs").exists() and not list((home / "data").glob("*/*"))
+
+
+def test_the_command_that_a_reference_keeps_tells_no_folder_of_its_user(home, capsys, monkeypatch):
+    told = []
+    monkeypatch.setattr(reproduce, "reproduce", lambda *given: told.append(given[-1]))
+    for folder in (home / "notebooks", home.parent / "smith"):
+        folder.mkdir()
+        (folder / "own.yaml").write_text("EPOCHS: 2")
+        arguments = ["reproduce", "--params", str(folder / "own.yaml"), "--reference", "mine"]
+        monkeypatch.setattr(sys, "argv", ["__main__.py", *arguments])
+        assert said(capsys, *arguments)[0] == 0
+    start, end = "python -m pneumo_nb reproduce --params", "own.yaml --reference mine"
+    assert told == [f"{start} notebooks/{end}", f"{start} {end}"]
 
 
 def test_checking_a_folder_of_classes_and_then_preparing_it(home, capsys, tmp_path):
