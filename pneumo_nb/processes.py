@@ -15,8 +15,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pneumo_nb.settings import refuse
-
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
 MOST = 8  # processes for each core: still more would only fill the memory
 OUT_OF_MEMORY = 77  # exit code of a process whose task asked for more than it may have
@@ -54,7 +52,8 @@ def cores() -> int:
 def refuse_count(name: str, wanted: int) -> None:
     """A ValueError unless so many processes can be of use on this machine."""
     most = MOST * cores()
-    refuse(not 1 <= wanted <= most, f"{name} = {wanted}: 1 to {most} processes are right on {cores()} cores")
+    if not 1 <= wanted <= most:
+        raise ValueError(f"{name} = {wanted}: 1 to {most} processes are right on {cores()} cores")
 
 
 def keep_memory(wanted: bool) -> None:

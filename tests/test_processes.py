@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_nb import paths, prepare, reproduce
-from pneumo_nb.processes import Limits, Lost, cores, spread
+from pneumo_nb.processes import Limits, Lost, cores, refuse_count, spread
 
 LIMITS = Limits(seconds=1, patience=2, memory=300_000_000)
 
@@ -156,13 +155,10 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, guard):
 
 
 @pytest.mark.parametrize("count", [0, -1, 8 * cores() + 1, 100_000])
-def test_a_number_of_processes_that_cannot_help_is_refused_before_one_is_started(home, tmp_path, count):
-    (tmp_path / "film.png").touch()
-    right = f"= {count}: 1 to {8 * cores()} processes are right on {cores()} cores"
-    with pytest.raises(ValueError, match=f"workers {right}"):
-        prepare.prepare(tmp_path, None, "x", workers=count)
-    with pytest.raises(ValueError, match=f"workers {right}"):
-        prepare.check(tmp_path, None, workers=count)
-    with pytest.raises(ValueError, match=f"--jobs {right}"):
-        reproduce.reproduce({}, jobs=count)
-    assert not paths.prepared("x").exists()
+def test_a_number_of_processes_that_cannot_help_is_refused(count):
+    refuse_count("workers", 1)
+    refuse_count("workers", 8 * cores())
+    with pytest.raises(
+        ValueError, match=f"workers = {count}: 1 to {8 * cores()} processes are right on {cores()} cores"
+    ):
+        refuse_count("workers", count)

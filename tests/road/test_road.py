@@ -9,7 +9,7 @@ import pandas as pd
 
 from pneumo_nb import paths
 
-SMALL = {"EPOCHS": 1, "IMAGE_SIZE": 32, "BATCH_SIZE": 32}
+SMALL = {"EPOCHS": 1, "IMAGE_SIZE": 32, "BATCH_SIZE": 32, "LEARNING_RATE": 5e-4}
 RUNS = 2 + 8 + 2 + 1 + 2 + 2  # new ones of each notebook from 02 to 06, one seed
 
 
