@@ -84,9 +84,9 @@ def test_each_step_loses_what_the_reference_loses(home, network, learning_rate, 
     settings = TrainSettings.of(**network, image_size=64, epochs=1, flip=0, learning_rate=learning_rate)
     mine, theirs = loss_curve(settings, data, monkeypatch), reference_curve(settings, data)
     assert len(mine) == len(theirs) == steps
-    np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+    np.testing.assert_allclose(mine, theirs, rtol=2e-4)
     untrained = reference_curve(settings.varied(learning_rate=1e-30), data)
-    assert abs(untrained / theirs - 1).max() > 2e-4
+    assert abs(untrained / theirs - 1).max() > 1e-3
 
 
 def test_a_densenet_is_laid_out_for_the_cpu_and_gives_what_plain_layout_gives():
