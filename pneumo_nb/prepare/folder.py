@@ -52,9 +52,10 @@ def prepare(
     """
     _check(name, workers)
     source, folder = Path(source).resolve(), paths.prepared(name)
+    record = _record(source)
+    refuse(is_phantom(name) and not record, f"{name!r} would name a phantom, which notebook 01 makes: choose another")
     files, rows = _look_through(source, labels, settings, layout)
-    drawn = {"phantom": _record(source)} if is_phantom(name) else {}
-    refuse("" in drawn.values(), f"{name!r} would name a phantom, which notebook 01 makes: choose another name")
+    drawn = {"phantom": record} if is_phantom(name) else {}
     with _alone(folder):
         key = pseudonyms.PUBLIC if drawn else pseudonyms.key()
         fingerprint = _fingerprint(key, settings, source, files, rows or {})
@@ -202,6 +203,7 @@ def _finish(job: Job, files: list[str], journal: Journal, named: dict, fingerpri
     told = named | told | {"examples": _keep_examples(job, files, accepted), "fingerprint": fingerprint}
     manifest.write(job.folder, journal, accepted["split"], told)
     if job.suspects.is_dir():
+        paths.clear(job.suspects)  # of what killed processes had not finished
         paths.put(job.suspects, paths.suspected_text(named["name"]))
     elif not told["counts"]["suspected_text"]:  # else a kill came between this and the dataset's own name
         shutil.rmtree(paths.suspected_text(named["name"]), ignore_errors=True)

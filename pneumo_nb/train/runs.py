@@ -122,7 +122,7 @@ def is_finished(run_key: str, weights: bool = False) -> bool:
 
 def load(run_key: str) -> Run:
     """The finished run of that key; a ValueError if there is none, or none that this version can read."""
-    there = run_key.isalnum() and is_finished(run_key)
+    there = run_key.isalnum() and is_finished(run_key)  # no path to somewhere else
     refuse(not there, f"there is no finished run {run_key!r} in outputs/runs or outputs/reference")
     own = is_finished(run_key, weights=True)
     name, record = ("", reference.read(paths.runs(run_key) / "record.json")) if own else reference.records()[run_key]

@@ -426,6 +426,8 @@ def test_a_kill_between_the_names_of_crops_and_dataset_costs_neither(home, tmp_p
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(paths, "put", killed)
         quiet(source, burned_in="list")
+    for part in paths.suspected_text("").glob(".x.*"):
+        (part / ".r-0123.0123abcd.part.png").touch()  # as a worker that was killed leaves it
     quiet(source, burned_in="list")
     flagged = read_dataset("x")[0].query("suspected_text > 0")["image_id"]
     assert sorted(crops_of("x")) == sorted(flagged + ".png") and len(flagged) == 2

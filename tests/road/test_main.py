@@ -37,7 +37,6 @@ def said(capsys, *arguments):
         (("reproduce", "--only", ","), "--only ',': numbers of notebooks, such as 02,12, are right"),
         (("reproduce", "--dataset", "phantom/../x"), "'phantom/../x' cannot name a dataset"),
         (("reproduce", "-p", "RUN", "../runs/0123456789abcdef"), "no finished run '../runs/0123456789abcdef'"),
-        (("prepare", ".", "--name", "phantom-mine"), "phantom"),
         (("reproduce", "--jobs", "100000"), "--jobs = 100000: 1 to"),
         (("reproduce", "--reference", "../x"), "small letters"),
         (("reproduce", "--params", "nowhere.yaml"), "No such file or directory: 'nowhere.yaml'"),
